@@ -1,0 +1,248 @@
+"""One server, kept connected: started, watched, started again after a pause that grows, until somebody stops it.
+
+stopped ──start──► connecting ──up for startsecs──► running
+                     ▲     │                           │
+                     │     └────────► disconnected ◄───┘   it ended, or never came up
+                     │                  │        │
+                     └── backoff ◄──────┘        └──► error    a local one that failed `startretries` times in a
+                     └─────────── every errorRetry ────┘       row; a remote one stays in backoff
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import structlog
+from mcp import MCPError
+from mcp_types import METHOD_NOT_FOUND
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from eventhost.config import ServerConfig, ServerKind
+from eventhost.connections.inbound import Inbound, Receiver
+from eventhost.connections.link import Link, Surroundings, open_link
+from eventhost.connections.sourcelog import SourceLog
+from eventhost.connections.states import EventSourceStatus
+from eventhost.connections.waiting import first_of
+from eventhost.errors import ConnectionLost, EventhostError, cause_of
+
+log = structlog.get_logger()
+
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 300.0
+
+# An HTTP server that was restarted, or is out of reach, is silent: asking is the only way to know.
+PING_INTERVAL_S = 15.0
+PING_TIMEOUT_S = 10.0
+
+
+class Connection:
+    """Keeps one server connected; `run` is the supervisor, everything else may be called at any time."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        surroundings: Surroundings,
+        launches: anyio.CapacityLimiter,
+        *,
+        receiver: Receiver | None = None,
+        serve: Callable[[Link], Coroutine[Any, Any, None]] | None = None,
+        source_log: SourceLog | None = None,
+        on_status: Callable[[Connection], None] | None = None,
+    ) -> None:
+        """`receiver` takes the events; `serve` runs beside each connection for as long as it is up.
+
+        `on_status` is called after each change of `status`.
+        """
+        self.config = config
+        self.log = source_log or SourceLog(config.name)
+        self.status = EventSourceStatus.STOPPED
+        self.restarts = 0
+        self.last_error: str | None = None
+        self.link: Link | None = None
+        self.up_since: float | None = None
+        """When the present link came up, on the monotonic clock."""
+        self.list_changes = 0
+        """How often the server said that its tools or resources changed; who caches them compares."""
+        self._surroundings, self._launches = surroundings, launches
+        self._receiver, self._serve, self._on_status = receiver, serve, on_status
+        self._changed = anyio.Event()
+        self._stop = anyio.Event()
+        self._stopped = anyio.Event()
+        self._stopped.set()
+        self._opening: anyio.CancelScope | None = None
+
+    def begin(self) -> bool:
+        """Make ready for `run`; false when that is under way already."""
+        if not self._stopped.is_set():
+            return False
+        self._stop, self._stopped = anyio.Event(), anyio.Event()
+        self._become(EventSourceStatus.CONNECTING)
+        return True
+
+    async def run(self) -> None:
+        """Supervise from `begin` until `stop`."""
+        try:
+            failures = 0
+            while not self._stop.is_set():
+                self._become(EventSourceStatus.CONNECTING)
+                failures = 0 if await self._attempt() else failures + 1
+                if self._stop.is_set():
+                    break
+                self._become(EventSourceStatus.DISCONNECTED)
+                with anyio.move_on_after(self._pause_s(failures)):
+                    await self._stop.wait()
+                if not self._stop.is_set():
+                    self.restarts += 1
+        finally:
+            self._become(EventSourceStatus.STOPPED)
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        """End the supervision and the server; return when nothing of it is left and all it said was taken."""
+        self._stop.set()
+        if self._opening is not None:
+            self._opening.cancel()
+        await self._stopped.wait()
+
+    async def settled(self) -> bool:
+        """Wait until it is running (true), or has failed to come up or was stopped (false)."""
+        while self.status in (EventSourceStatus.CONNECTING, EventSourceStatus.DISCONNECTED):
+            await self._changed.wait()
+        return self.status is EventSourceStatus.RUNNING
+
+    async def connected(self, timeout_s: float) -> Link:
+        """The link, as soon as there is one.
+
+        Raises:
+            ConnectionLost: there was none within `timeout_s`.
+        """
+        with anyio.move_on_after(timeout_s):
+            while self.link is None or self.link.ended.is_set():
+                await self._changed.wait()
+        if self.link is None or self.link.ended.is_set():
+            raise ConnectionLost(
+                f"{self.config.name} is {self.status}" + (f" ({self.last_error})" if self.last_error else "")
+            )
+        return self.link
+
+    def _pause_s(self, failures: int) -> float:
+        """How long to wait after an attempt ended, by how many in a row never came up."""
+        timings, local = self.config.timings, self.config.kind is not ServerKind.REMOTE
+        if local and failures >= timings.startretries:
+            self._become(EventSourceStatus.ERROR)
+            log.error("source_failed", source=self.config.name, attempts=failures, error=self.last_error)
+            return timings.error_retry_s or math.inf
+        delay_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(max(failures - 1, 0), 16))
+        delay_s *= random.uniform(0.75, 1)  # those that fell together need not rise together
+        self._become(EventSourceStatus.BACKOFF)
+        log.warning(
+            "source_backoff",
+            source=self.config.name,
+            delay_s=round(delay_s, 2),
+            attempt=failures,
+            error=self.last_error,
+        )
+        return delay_s
+
+    async def _attempt(self) -> bool:
+        """Connect, and stay until it ends; true when it was running, false when it never came to that."""
+        inbound = Inbound(self._receiver, self.log, self._note_list_change)
+        slot = _LaunchSlot(self._launches)
+        timings = self.config.timings
+        was_running = False
+        try:
+            async with inbound.running():
+                with anyio.CancelScope() as opening:
+                    self._opening = opening
+                    await slot.take()
+                    opening.deadline = anyio.current_time() + timings.init_timeout_s
+                    startsecs_over = anyio.current_time() + timings.startsecs_s
+                    async with open_link(self.config, self._surroundings, inbound, self.log) as link:
+                        opening.deadline, self._opening = math.inf, None
+                        slot.free()
+                        was_running = await self._stay(link, startsecs_over)
+            if opening.cancelled_caught and not self._stop.is_set():
+                self._fail(f"did not answer initialize within {timings.init_timeout_s:g} s (initTimeout)")
+        except Exception as error:
+            cause = cause_of(error)
+            if not isinstance(cause, EventhostError):
+                log.exception("source_crashed", source=self.config.name)
+            self._fail(str(cause) if isinstance(cause, EventhostError) else f"{type(cause).__name__}: {cause}")
+        finally:
+            slot.free()
+            self._opening = self.link = self.up_since = None
+        return was_running
+
+    async def _stay(self, link: Link, startsecs_over: float) -> bool:
+        """Stay with a link until it ends or a stop is asked for; true when it lasted for `startsecs`."""
+        self.link, self.up_since = link, time.monotonic()
+        self._notice()
+        async with anyio.create_task_group() as tasks:
+            if self._serve is not None:
+                tasks.start_soon(self._serve, link)
+            if self.config.kind in (ServerKind.HTTP, ServerKind.REMOTE):
+                tasks.start_soon(self._ping, link)
+            with anyio.CancelScope(deadline=startsecs_over) as starting:
+                await first_of(link.ended.wait, self._stop.wait)
+            if lasted := starting.cancelled_caught:
+                self._become(EventSourceStatus.RUNNING)
+                await first_of(link.ended.wait, self._stop.wait)
+            if link.ended.is_set():
+                self._fail(link.reason)
+            tasks.cancel_scope.cancel()
+        return lasted
+
+    async def _ping(self, link: Link) -> None:
+        if link.protocol not in HANDSHAKE_PROTOCOL_VERSIONS:
+            return  # without a session there is nothing that could be lost between two requests
+        while True:
+            await anyio.sleep(PING_INTERVAL_S)
+            try:
+                with anyio.fail_after(PING_TIMEOUT_S):
+                    await link.client.send_ping()
+            except TimeoutError:
+                link.lost(f"did not answer a ping within {PING_TIMEOUT_S:g} s")
+            except MCPError as error:
+                if error.code != METHOD_NOT_FOUND:
+                    link.lost(f"answered a ping with an error: {error}")
+
+    def _fail(self, reason: str) -> None:
+        self.last_error = reason
+        if self.log.lines and self.config.kind in (ServerKind.STDIO, ServerKind.HTTP):
+            self.last_error += f"; its last words: {self.log.lines[-1]}"
+
+    def _note_list_change(self) -> None:
+        self.list_changes += 1
+
+    def _become(self, status: EventSourceStatus) -> None:
+        if status is not self.status:
+            self.status = status
+            log.info("source_status", source=self.config.name, status=str(status))
+            if self._on_status is not None:
+                self._on_status(self)
+        self._notice()
+
+    def _notice(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+class _LaunchSlot:
+    """One of the places among servers that are starting; given back once."""
+
+    def __init__(self, launches: anyio.CapacityLimiter) -> None:
+        self._launches, self._taken = launches, False
+
+    async def take(self) -> None:
+        await self._launches.acquire_on_behalf_of(self)
+        self._taken = True
+
+    def free(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._launches.release_on_behalf_of(self)

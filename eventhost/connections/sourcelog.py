@@ -1,0 +1,64 @@
+"""What a server says beside its events: the last lines are kept, and all go to the host's log, unless it floods."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import structlog
+
+log = structlog.get_logger()
+
+KEPT_LINES = 100
+MAX_LINE_LENGTH = 4096
+MAX_LINES_PER_SECOND = 200
+
+# MCP's levels are syslog's; the host's log knows five.
+_LEVELS = {"notice": "info", "alert": "critical", "emergency": "critical"}
+_KNOWN = {"debug", "info", "warning", "error", "critical"}
+
+
+class SourceLog:
+    """The log of one server, fed from its stderr and its log notifications."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._rest = b""
+        self._second = 0
+        self._in_second = 0
+        self._suppressed = 0
+
+    async def stderr(self, chunk: bytes) -> None:
+        """Take what the server wrote to its stderr, in pieces of any size."""
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_LENGTH:
+            lines.append(rest)
+            rest = b""
+        self._rest = rest
+        for line in lines:
+            if text := line.decode(errors="replace").rstrip():
+                self.say("info", text)
+
+    def end(self) -> None:
+        """The server has ended: its last line needs no newline."""
+        if text := self._rest.decode(errors="replace").rstrip():
+            self.say("info", text)
+        self._rest = b""
+
+    def say(self, level: str, text: str) -> None:
+        """Keep one line, and pass it to the host's log; a flood is kept here but only counted there."""
+        text = text[:MAX_LINE_LENGTH]
+        self.lines.append(text)
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._in_second = second, 0
+            if self._suppressed:
+                log.warning("source_log_suppressed", source=self.name, lines=self._suppressed)
+                self._suppressed = 0
+        self._in_second += 1
+        if self._in_second > MAX_LINES_PER_SECOND:
+            self._suppressed += 1
+            return
+        level = _LEVELS.get(level, level)
+        getattr(log, level if level in _KNOWN else "info")("source_log", source=self.name, line=text)
