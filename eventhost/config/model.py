@@ -1,0 +1,147 @@
+"""What the rest of the host knows of its configuration: plain frozen values, checked, with nothing left to guess.
+
+Secrets are still references (`${env:NAME}`, `${file:path}`) in here; `secrets.resolve` is called where one is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from eventhost.config.tree import Tree
+from eventhost.errors import Problem
+
+
+class ServerKind(StrEnum):
+    """How a server is reached."""
+
+    STDIO = "stdio"
+    """A child that speaks over its stdin and stdout."""
+    HTTP = "http"
+    """A child that speaks Streamable HTTP on the port that `PORT` tells it."""
+    REMOTE = "remote"
+    """A Streamable HTTP endpoint that somebody else runs."""
+    INPROCESS = "inprocess"
+    """A Python module in the host's own process."""
+
+
+class Protocol(StrEnum):
+    """Which era of MCP to speak."""
+
+    LEGACY = "legacy"
+    MODERN = "modern"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How patient the host is with one server; all in seconds, but `startretries`, a count."""
+
+    startsecs_s: float = 0.5
+    startretries: int = 3
+    error_retry_s: float = 600.0
+    stop_timeout_s: float = 2.0
+    init_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """One MCP server and how to keep it: a source folder's, or a client's.
+
+    Equal configs mean that nothing needs a restart.
+    """
+
+    name: str
+    kind: ServerKind
+    directory: Path
+    """Where a child runs and relative paths begin."""
+    file: str
+    """The file that says so, for messages; relative to the environment's root."""
+    command: tuple[str, ...] = ()
+    """Program and arguments of a child; `python` is already the host's own interpreter."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    inherit_environment: bool = False
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    module: str = ""
+    """`package.module` or `package.module:attribute` of an in-process server."""
+    protocol: Protocol = Protocol.LEGACY
+    resources: tuple[str, ...] = ()
+    """URIs to subscribe to; `*` stands for all that the server lists."""
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What a child gets as JSON in `MCP_SERVER_CONFIG`: everything its config says."""
+    timings: Timings = field(default_factory=Timings)
+    enabled: bool = True
+    auto_start: bool = True
+    display_name: str = ""
+    description: str = ""
+    secrets_digest: str = field(default="", repr=False)
+    """Differs when a secret that the config refers to does, so that a changed one restarts what uses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """One event source: its server, and what the host does with its events."""
+
+    name: str
+    server: ServerConfig
+    folder: Path | None = None
+    """The source's folder, where it is one."""
+    event_types: tuple[str, ...] = ()
+    """Globs of the types it may say; empty means any."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    poll_interval_s: float = 1.0
+    enabled: bool = True
+    auto_start: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class JournalConfig:
+    """`type` is `memory` for now; `capacity` counts events."""
+
+    type: str = "memory"
+    capacity: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """`enabled: false` leaves only the control socket."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """`format` is `auto` (console on a terminal, else JSON), `console` or `json`."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentConfig:
+    """Everything that an environment's files say."""
+
+    root: Path
+    rules: Tree
+    """The located `rules` list; the room `rules/` checks it."""
+    id: str = ""
+    display_name: str = ""
+    description: str = ""
+    clients: Mapping[str, ServerConfig] = field(default_factory=dict)
+    """Connections that are no sources: their tools are offered, their events are not taken."""
+    sources: Mapping[str, SourceConfig] = field(default_factory=dict)
+    """All event sources by name, folders and clients alike; their tools are offered too."""
+    broken: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """Folders and clients whose part of the configuration cannot be used; the others are unharmed."""
+    warnings: tuple[Problem, ...] = ()
+    http: HttpConfig = field(default_factory=HttpConfig)
+    journal: JournalConfig = field(default_factory=JournalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    launch_limit: int = 0
+    """How many servers may be starting at once; 0 means the number of processors, at least 2."""

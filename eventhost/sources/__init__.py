@@ -1,0 +1,8 @@
+"""Event sources: receiving what they say, by whatever way in their servers offer."""
+
+from eventhost.connections.states import EventSourceStatus
+from eventhost.sources.client import EventMcpClient
+from eventhost.sources.manager import EventMcpManager
+from eventhost.sources.status import SourceStatus
+
+__all__ = ["EventMcpClient", "EventMcpManager", "EventSourceStatus", "SourceStatus"]

@@ -1,0 +1,209 @@
+"""One event source: its connection, the ways in that its server offers, and what became of each of its events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import structlog
+from mcp import MCPError
+
+from eventhost.config import SourceConfig
+from eventhost.connections import (
+    Batch,
+    Connection,
+    ConnectionPool,
+    EventSourceStatus,
+    Link,
+    Received,
+    SourceLog,
+    list_all,
+)
+from eventhost.errors import ConnectionLost
+from eventhost.event import EnvEvent, SourceProfile, normalize_batch
+from eventhost.sources.acknowledge import Acknowledger
+from eventhost.sources.dedup import DuplicateWindow
+from eventhost.sources.poll import poll
+from eventhost.sources.resources import ResourceWatch
+from eventhost.sources.status import SourceStatus
+from eventhost.wire import ACK, LIST_PENDING_EVENTS
+
+log = structlog.get_logger()
+
+Publish = Callable[[Sequence[EnvEvent]], Awaitable[object]]
+"""Takes a batch of events; returns once they are accepted."""
+
+
+class EventMcpClient:
+    """Receives one server's events, normalizes them and publishes them, in order.
+
+    It lives on while its server restarts and while its configuration changes: its counters and its log are the
+    source's, not a process's.
+    """
+
+    def __init__(self, config: SourceConfig, pool: ConnectionPool, publish: Publish) -> None:
+        self.config = config
+        self.problem: str | None = None
+        """What is wrong with a newer configuration than the one in use."""
+        self.received = self.published = self.rejected = self.deduplicated = 0
+        self.last_event_at: int | None = None
+        self._pool, self._publish = pool, publish
+        self._log = SourceLog(config.name)
+        self._window = DuplicateWindow()
+        self._acknowledger: Acknowledger | None = None
+        self._resources: ResourceWatch | None = None
+        self._polling = False
+        self._pushed = False
+        self._use(config)
+
+    def get_name(self) -> str:
+        """The host's name for the source."""
+        return self.config.name
+
+    def get_status(self) -> EventSourceStatus:
+        """The state of its connection."""
+        return self.connection.status
+
+    def start(self) -> None:
+        """Begin to connect, and keep connected."""
+        self._pool.start(self.connection)
+
+    async def connect(self) -> None:
+        """Begin to connect, and wait until the source is running.
+
+        Raises:
+            ConnectionLost: the first attempt failed; the host goes on trying.
+        """
+        self.start()
+        if not await self.connection.settled():
+            raise ConnectionLost(f"{self.config.name}: {self.connection.last_error}")
+
+    async def disconnect(self) -> None:
+        """Stop the source; what it said until its end is published before this returns."""
+        await self.connection.stop()
+
+    async def reconfigure(self, config: SourceConfig) -> bool:
+        """Go over to a new configuration; false when it does not come up and the old one was started again."""
+        old, was_running = self.config, self.connection.status is EventSourceStatus.RUNNING
+        wanted = self.connection.status is not EventSourceStatus.STOPPED
+        await self.connection.stop()
+        self._use(config)
+        self.problem = None
+        if not (wanted and config.enabled):
+            return True
+        self.start()
+        if await self.connection.settled() or not was_running:
+            return True
+        error = self.connection.last_error
+        await self.connection.stop()
+        self._use(old)
+        self.problem = f"the new configuration did not come up ({error}); the last good one is in use"
+        log.error("source_reverted", source=config.name, error=error)
+        self.start()
+        return False
+
+    def status(self, memory_bytes: int | None = None) -> SourceStatus:
+        """A snapshot; how much memory its processes hold is measured by who asks, for many at once."""
+        connection = self.connection
+        link = connection.link
+        return SourceStatus(
+            name=self.config.name,
+            status=connection.status,
+            way_in=self._way_in() if link else "",
+            protocol=link.protocol if link else "",
+            pid=link.pid if link else None,
+            uptime_s=None if connection.up_since is None else round(time.monotonic() - connection.up_since, 3),
+            memory_bytes=memory_bytes,
+            received=self.received,
+            published=self.published,
+            rejected=self.rejected,
+            deduplicated=self.deduplicated,
+            restarts=connection.restarts,
+            last_error=self.problem or connection.last_error,
+            last_event_at=self.last_event_at,
+            log=list(self._log.lines),
+        )
+
+    # As the connection's receiver.
+
+    async def accept(self, batch: Batch) -> None:
+        """Normalize, leave out duplicates, publish, and acknowledge to a source that asked for it."""
+        self._pushed = True
+        await self._take(batch)
+
+    def reject(self, reason: str, event: Received | None = None) -> None:
+        """Count and show what cannot be accepted."""
+        self.rejected += 1
+        self.connection.last_error = f"event rejected: {reason}"
+        self._log.say("warning", self.connection.last_error)
+        if self._acknowledger and event is not None and isinstance(event.id, str):
+            self._acknowledger.rejected(event.id, reason)
+
+    def resource_updated(self, uri: str) -> None:
+        """Have the resource read, if it is watched."""
+        if self._resources is not None:
+            self._resources.updated(uri)
+
+    async def _take(self, batch: Batch) -> None:
+        self.received += len(batch.events)
+        normalized = normalize_batch(batch.events, self._profile, batch.at_most_bytes)
+        for raw, error in normalized.refused:
+            self.reject(str(error), raw)
+        fresh = self._window.fresh(normalized.events, normalized.untimed, batch.bytes)
+        self.deduplicated += len(normalized.events) - len(fresh)
+        if fresh:
+            try:
+                await self._publish(fresh)
+            except BaseException:
+                self._window.forget(fresh)
+                raise
+            self.published += len(fresh)
+            self.last_event_at = int(time.time() * 1000)
+        if self._acknowledger:
+            self._acknowledger.accepted([event.id for event in normalized.events])
+
+    # Beside each link, for as long as it is up.
+
+    async def _serve(self, link: Link) -> None:
+        self._pushed = self._polling = False
+        wanted = self.config.server.resources
+        try:
+            async with anyio.create_task_group() as tasks:
+                if ACK in (link.capabilities.experimental or {}):
+                    self._acknowledger = Acknowledger(link)
+                    tasks.start_soon(self._acknowledger.run)
+                elif await _offers_polling(link):
+                    tasks.start_soon(self._poll, link)
+                if wanted and link.capabilities.resources is not None:
+                    self._resources = ResourceWatch(link, wanted, self._take, self.reject)
+                    tasks.start_soon(self._resources.run)
+                elif wanted:
+                    self.reject(f"resources {list(wanted)} are configured, but the server offers none")
+        finally:
+            self._acknowledger = self._resources = None
+
+    async def _poll(self, link: Link) -> None:
+        self._polling = True
+        await poll(link, self.config.poll_interval_s, self._take, self.reject, enough=lambda: self._pushed)
+        self._polling = False
+
+    def _way_in(self) -> str:
+        return ("poll" if self._polling else "push") + ("+resources" if self._resources else "")
+
+    def _use(self, config: SourceConfig) -> None:
+        self.config = config
+        self._profile = SourceProfile(config.name, config.event_types, config.metadata)
+        self.connection: Connection = self._pool.add(
+            config.server, receiver=self, serve=self._serve, source_log=self._log
+        )
+
+
+async def _offers_polling(link: Link) -> bool:
+    if link.capabilities.tools is None:
+        return False
+    try:
+        tools = await list_all(link.client.list_tools, "tools")
+    except MCPError:
+        return False  # it declares tools and cannot list them: then none of them can be meant
+    return any(tool.name == LIST_PENDING_EVENTS for tool in tools)

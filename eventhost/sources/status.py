@@ -1,0 +1,38 @@
+"""A source's status document: what the host knows of one source at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eventhost.connections.states import EventSourceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """A snapshot; its JSON form has these fields in this order."""
+
+    name: str
+    status: EventSourceStatus
+    way_in: str
+    """How events come in: `push`, `poll`, `resources`, or several joined by `+`; empty until connected."""
+    protocol: str
+    """The negotiated protocol version; empty until connected."""
+    pid: int | None
+    uptime_s: float | None
+    memory_bytes: int | None
+    """Resident memory of the child and whatever it started."""
+    received: int
+    published: int
+    rejected: int
+    deduplicated: int
+    restarts: int
+    last_error: str | None
+    last_event_at: int | None
+    """When the last event was published, in milliseconds since the epoch."""
+    log: list[str]
+    """The last 100 lines that the source wrote to stderr or sent as log notifications, oldest first."""
+
+    @classmethod
+    def broken(cls, name: str, problem: str) -> SourceStatus:
+        """The status of a source whose configuration cannot be used, and which has therefore never been started."""
+        return cls(name, EventSourceStatus.ERROR, "", "", None, None, None, 0, 0, 0, 0, 0, problem, None, [])

@@ -1,0 +1,269 @@
+"""`McpManager`: the tools, resources and prompts of all connections, as if they were one server's."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import anyio
+from mcp import MCPError
+from mcp_types import CallToolResult, GetPromptResult, Prompt, ReadResourceResult, Resource, Tool
+
+from eventhost.config import ServerConfig
+from eventhost.connections import Connection, ConnectionPool, EventSourceStatus, Link, list_all
+from eventhost.errors import ConnectionLost, NotFound
+
+T = TypeVar("T")
+
+MAX_NAME_LENGTH = 64
+CONNECT_TIMEOUT_S = 30.0
+LIST_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostedTool:
+    """A tool under its public name, `server__tool`, which matches `^[a-zA-Z0-9_-]{1,64}$`."""
+
+    name: str
+    server: str
+    tool: Tool
+
+
+@dataclass(frozen=True, slots=True)
+class HostedResource:
+    server: str
+    resource: Resource
+
+
+@dataclass(frozen=True, slots=True)
+class HostedPrompt:
+    """A prompt under its public name, made as a tool's is."""
+
+    name: str
+    server: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What one server listed; valid for this link, until the server says that its lists changed."""
+
+    link: Link
+    list_changes: int
+    tools: tuple[Tool, ...]
+    resources: tuple[Resource, ...]
+    prompts: tuple[Prompt, ...]
+
+
+class McpManager:
+    """Offers what every connection offers. A client that does not start by itself is started by its first use."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._listings: dict[str, _Listing] = {}
+        self._clients: dict[str, ServerConfig] = {}
+
+    def load_clients(self, clients: Mapping[str, ServerConfig]) -> None:
+        """Take in these clients, and begin to connect those that are enabled and start by themselves."""
+        for config in clients.values():
+            self._clients[config.name] = config
+            connection = self._pool.add(config)
+            if config.enabled and config.auto_start:
+                self._pool.start(connection)
+
+    async def remove(self, name: str) -> None:
+        """Stop and forget a client.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        await self._pool.remove(name)
+        del self._clients[name]
+
+    async def get_tools(self) -> list[HostedTool]:
+        """The tools of all servers that can be reached, under their public names."""
+        listed = [(listing, name) for name, listing in (await self._list_all()).items()]
+        names = public_names([(server, tool.name) for listing, server in listed for tool in listing.tools])
+        return [
+            HostedTool(names[server, tool.name], server, tool) for listing, server in listed for tool in listing.tools
+        ]
+
+    async def execute_tool(
+        self, name: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> CallToolResult:
+        """Call the tool with this public name. A tool's own failure is a result with `is_error`.
+
+        Raises:
+            NotFound: there is no such tool; the text says what there is.
+            ConnectionLost: its server cannot be reached, or did not answer within `timeout_s`.
+        """
+        tool = await self._find(name)
+        link = await self._link(self._pool.connections[tool.server])
+        try:
+            with anyio.fail_after(timeout_s):
+                return await link.client.call_tool(tool.tool.name, dict(arguments or {}))
+        except TimeoutError:
+            raise ConnectionLost(f"{name} did not answer within {timeout_s:g} s") from None
+        except MCPError as error:
+            if link.ended.is_set():
+                raise ConnectionLost(f"{tool.server} ended while {name} was running: {link.reason}") from error
+            raise ConnectionLost(f"{name}: {error}") from error
+
+    async def get_resources(self) -> list[HostedResource]:
+        """The resources of all servers that can be reached."""
+        return [
+            HostedResource(server, resource)
+            for server, listing in (await self._list_all()).items()
+            for resource in listing.resources
+        ]
+
+    async def read_resource(self, uri: str, *, server: str | None = None) -> ReadResourceResult:
+        """Read a resource of the server that lists it, or of the one that is named.
+
+        Raises:
+            NotFound: no server lists it.
+            ConnectionLost: its server cannot be reached, or refused.
+        """
+        for hosted in await self.get_resources():
+            if str(hosted.resource.uri) == uri and server in (None, hosted.server):
+                server = hosted.server
+                break
+        if server is None:
+            raise NotFound(f"no server lists the resource {uri}")
+        link = await self._link(self._connection(server))
+        return await _answer(link.client.read_resource(uri), uri)
+
+    async def get_prompts(self) -> list[HostedPrompt]:
+        """The prompts of all servers that can be reached, under their public names."""
+        listings = await self._list_all()
+        names = public_names(
+            [(server, prompt.name) for server, listing in listings.items() for prompt in listing.prompts]
+        )
+        return [
+            HostedPrompt(names[server, prompt.name], server, prompt)
+            for server, listing in listings.items()
+            for prompt in listing.prompts
+        ]
+
+    async def get_prompt(self, name: str, arguments: Mapping[str, str] | None = None) -> GetPromptResult:
+        """Have a server fill in the prompt with this public name.
+
+        Raises:
+            NotFound: there is no such prompt.
+            ConnectionLost: its server cannot be reached, or refused.
+        """
+        prompts = await self.get_prompts()
+        for hosted in prompts:
+            if hosted.name == name:
+                link = await self._link(self._connection(hosted.server))
+                return await _answer(link.client.get_prompt(hosted.prompt.name, dict(arguments or {})), name)
+        raise NotFound(f"no prompt is called {name!r}; there are: {', '.join(p.name for p in prompts) or 'none'}")
+
+    async def _find(self, name: str) -> HostedTool:
+        """The tool with this public name; asks first the servers whose names it begins with."""
+        near = [server for server in self._pool.connections if name.startswith(f"{_clean(server)}__")]
+        for servers, patient in ((near, True), (list(self._pool.connections), False)):
+            listings = await self._list_these(servers, patient=patient)
+            names = public_names([(server, tool.name) for server in listings for tool in listings[server].tools])
+            for server, listing in listings.items():
+                for tool in listing.tools:
+                    if names[server, tool.name] == name:
+                        return HostedTool(name, server, tool)
+        unreached = [server for server in near if server not in self._listings]
+        if unreached:
+            connection = self._pool.connections[unreached[0]]
+            raise ConnectionLost(
+                f"{name}: {unreached[0]} is {connection.status}: {connection.last_error or 'no reason'}"
+            )
+        known = sorted(tool.name for tool in await self.get_tools())
+        raise NotFound(f"no tool is called {name!r}; there are: {', '.join(known) or 'none'}")
+
+    async def _list_all(self) -> dict[str, _Listing]:
+        return await self._list_these(list(self._pool.connections), patient=False)
+
+    async def _list_these(self, servers: list[str], *, patient: bool) -> dict[str, _Listing]:
+        """What each of these servers offers; one that cannot be reached is left out.
+
+        Waiting for one that is about to be started again takes patience.
+        """
+        listings: dict[str, _Listing] = {}
+
+        async def list_one(server: str) -> None:
+            try:
+                listings[server] = await self._list(server, patient)
+            except ConnectionLost:
+                self._listings.pop(server, None)
+
+        async with anyio.create_task_group() as tasks:
+            for server in servers:
+                tasks.start_soon(list_one, server)
+        return {server: listings[server] for server in servers if server in listings}
+
+    async def _list(self, server: str, patient: bool) -> _Listing:
+        connection = self._connection(server)
+        link = await self._link(connection, patient=patient)
+        known = self._listings.get(server)
+        if known is not None and known.link is link and known.list_changes == connection.list_changes:
+            return known
+        changes, has = connection.list_changes, link.capabilities
+        listing = _Listing(
+            link,
+            changes,
+            tuple(await _answer(list_all(link.client.list_tools, "tools"), server) if has.tools else ()),
+            tuple(await _answer(list_all(link.client.list_resources, "resources"), server) if has.resources else ()),
+            tuple(await _answer(list_all(link.client.list_prompts, "prompts"), server) if has.prompts else ()),
+        )
+        self._listings[server] = listing
+        return listing
+
+    async def _link(self, connection: Connection, *, patient: bool = True) -> Link:
+        config = self._clients.get(connection.config.name)
+        if config is not None and config.enabled and not config.auto_start:
+            self._pool.start(connection)
+        hopeless = {EventSourceStatus.STOPPED, EventSourceStatus.ERROR}
+        if connection.status in (hopeless if patient else hopeless | {EventSourceStatus.BACKOFF}):
+            raise ConnectionLost(f"{connection.config.name} is {connection.status}")
+        return await connection.connected(CONNECT_TIMEOUT_S)
+
+    def _connection(self, server: str) -> Connection:
+        if server not in self._pool.connections:
+            raise NotFound(f"no server is called {server!r}; there are: {', '.join(self._pool.connections) or 'none'}")
+        return self._pool.connections[server]
+
+
+async def _answer(request: Awaitable[T], what: str) -> T:
+    try:
+        with anyio.fail_after(LIST_TIMEOUT_S):
+            return await request
+    except TimeoutError:
+        raise ConnectionLost(f"{what}: no answer within {LIST_TIMEOUT_S:g} s") from None
+    except MCPError as error:
+        raise ConnectionLost(f"{what}: {error}") from error
+
+
+def public_names(items: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """A public name for each (server, name): `server__name` where that is valid and unambiguous, else with a hash.
+
+    Names match `^[a-zA-Z0-9_-]{1,64}$`, which is what language models' APIs accept; they do not depend on the order.
+    """
+    plain: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for server, name in items:
+        plain[f"{_clean(server)}__{_clean(name)}"].append((server, name))
+    names: dict[tuple[str, str], str] = {}
+    for public, claimants in plain.items():
+        for server, name in claimants:
+            if len(claimants) == 1 and len(public) <= MAX_NAME_LENGTH:
+                names[server, name] = public
+            else:
+                digest = sha256(f"{server}\0{name}".encode()).hexdigest()[:8]
+                names[server, name] = f"{public[: MAX_NAME_LENGTH - 9]}_{digest}"
+    return names
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", name)
