@@ -7,6 +7,7 @@ holds when the watcher gets there is told to it as `Lagged`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isawaitable
 from itertools import count
@@ -31,6 +32,9 @@ EventPattern = str | Sequence[str] | Mapping[str, Any]
 EventHandler = Callable[[EnvEvent], Awaitable[object] | object]
 
 _BATCH = 512
+
+HANDLERS_END_S = 10.0
+"""How long handlers may take, once the bus has closed, for what was accepted until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +62,26 @@ class Subscription:
     def __init__(self, bus: EnvEventBus, select: Callable[[Sequence[Entry]], list[Entry]], after: int) -> None:
         self._bus, self._select = bus, select
         self.after = after
-        """Sequence number of the last event that was looked at; a later subscription may go on from here."""
+        """Sequence number of the last event that was handed out, or looked at and left out; another subscription may
+        go on from here."""
 
     async def batches(self) -> AsyncGenerator[list[Entry | Lagged], None]:
         """What has gathered since the last step, at most some hundreds at a time; waits when nothing has."""
-        journal = self._bus.journal
+        journal, position = self._bus.journal, self.after
         self._bus.subscriptions.add(self)
         try:
-            while await self._bus.grown(self.after):
+            while await self._bus.grown(position):
                 batch: list[Entry | Lagged] = []
-                missed = journal.first - self.after - 1
+                entries = await journal.read(position, _BATCH)
+                # Asked only now: what was there before the reading may have been overwritten meanwhile.
+                missed = (entries[0].seq if entries else journal.first) - position - 1
                 if missed > 0:
-                    self.after += missed
-                    batch.append(Lagged(missed, self.after + 1))
-                entries = await journal.read(self.after, _BATCH)
+                    position += missed
+                    batch.append(Lagged(missed, position + 1))
                 if entries:
-                    self.after = entries[-1].seq
+                    position = entries[-1].seq
                     batch += self._select(entries)
+                self.after = position
                 if batch:
                     yield batch
                 # Reading memory never suspends; without this a fast publisher would keep the loop to us two.
@@ -83,9 +90,13 @@ class Subscription:
             self._bus.subscriptions.discard(self)
 
     async def __aiter__(self) -> AsyncIterator[Entry | Lagged]:
-        async for batch in self.batches():
-            for item in batch:
-                yield item
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                end = self.after
+                for item in batch:
+                    self.after = item.seq if isinstance(item, Entry) else item.resume - 1
+                    yield item
+                self.after = end
 
 
 class EnvEventBus:
@@ -99,6 +110,7 @@ class EnvEventBus:
         self._handler_errors = 0
         self._keys = count()
         self._changed = anyio.Event()
+        self._appending = 0
         self._closed = False
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -113,6 +125,7 @@ class EnvEventBus:
     ) -> None:
         assert self._tasks is not None
         await self.aclose()
+        self._tasks.cancel_scope.deadline = anyio.current_time() + HANDLERS_END_S
         await self._tasks.__aexit__(kind, error, trace)
 
     async def publish(self, event: EnvEvent) -> int:
@@ -133,9 +146,12 @@ class EnvEventBus:
         """
         if self._closed:
             raise BusClosed("the bus is closed: the host is stopping; send the event again once it is back")
-        seq = await self.journal.append(events)
-        self._announce()
-        return seq
+        self._appending += 1
+        try:
+            return await self.journal.append(events)
+        finally:
+            self._appending -= 1
+            self._announce()
 
     def subscribe(self, pattern: EventPattern = "*", *, after: int | None = None) -> Subscription:
         """Watch the events that match `pattern`: those after sequence number `after`, or from now on.
@@ -189,7 +205,7 @@ class EnvEventBus:
 
     async def grown(self, after: int) -> bool:
         """Wait until the journal holds more than `after`; false when the bus has closed and nothing more will come."""
-        while self.journal.head <= after and not self._closed:
+        while self.journal.head <= after and (self._appending or not self._closed):
             await self._changed.wait()
         return self.journal.head > after
 
@@ -209,6 +225,8 @@ class EnvEventBus:
         self._changed = anyio.Event()
 
     async def _run_handler(self, key: int, run: Callable[[], Awaitable[None]]) -> None:
+        if key not in self._handlers:
+            return  # unregistered before it came to run
         with anyio.CancelScope() as scope:
             self._handler_scopes[key] = scope
             await run()

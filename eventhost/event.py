@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import translate
 from re import compile as compile_regex
 from typing import Annotated, Any
@@ -17,6 +17,10 @@ from eventhost.errors import EventRejected
 
 MAX_EVENT_BYTES = 1_048_576
 """The largest event the host accepts, as JSON text."""
+
+UNMEASURED_BYTES = MAX_EVENT_BYTES // 4
+"""JSON text this short stays within `MAX_EVENT_BYTES` when it is written anew: a number grows most, to less than four
+times its length (`1e15` becomes `1000000000000000.0`)."""
 
 MAX_DEPTH = 256
 """The deepest nesting of objects and arrays that the host accepts in a payload or in metadata."""
@@ -29,6 +33,10 @@ MAX_TIMESTAMP = 2**53
 
 MAX_TYPE_LENGTH = 256
 MAX_ID_LENGTH = 512
+MAX_ID_NUMBER = 2**64
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class EnvEvent(msgspec.Struct, frozen=True, gc=False):
@@ -38,8 +46,8 @@ class EnvEvent(msgspec.Struct, frozen=True, gc=False):
     the host's own name for the source. `metadata` and `payload` hold JSON values; nobody may change them.
     """
 
-    id: str
-    type: str
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH)]
     timestamp: Annotated[int, msgspec.Meta(ge=-MAX_TIMESTAMP, le=MAX_TIMESTAMP)]
     metadata: dict[str, Any]
     payload: dict[str, Any]
@@ -165,7 +173,7 @@ def normalize(
         )
     if at_most_bytes is None or at_most_bytes > SHALLOW_BYTES:
         _check_depth(event)
-        if at_most_bytes is None or at_most_bytes > MAX_EVENT_BYTES:
+        if at_most_bytes is None or at_most_bytes > UNMEASURED_BYTES:
             _check_size(event)
     return event
 
@@ -259,7 +267,9 @@ def _id(value: Any) -> str:
     if isinstance(value, str):
         raise EventRejected(f"id: {len(value)} characters, at most {MAX_ID_LENGTH} are accepted")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        if -MAX_ID_NUMBER < value < MAX_ID_NUMBER:
+            return str(value)
+        raise EventRejected("id: a number of at most 64 bits is accepted; write a longer one as a string")
     raise EventRejected(f"id: a string is required, got {_kind(value)}")
 
 
@@ -271,10 +281,11 @@ def _milliseconds(value: Any, now_ms: int | None) -> int:
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            if moment.tzinfo is None:
+                moment = moment.astimezone()  # a time without an offset is the machine's own, as ISO 8601 has it
+        except (ValueError, OverflowError):
             raise EventRejected(f"timestamp: {value[:80]!r} is neither milliseconds nor ISO 8601") from None
-        # A time without an offset is the machine's own, as ISO 8601 has it.
-        return int(moment.timestamp() * 1000)
+        return (moment - _EPOCH) // _MILLISECOND
     raise EventRejected(f"timestamp: milliseconds or ISO 8601 is required, got {_kind(value)}")
 
 

@@ -103,7 +103,7 @@ class JournalConfig:
     """`type` is `memory` for now; `capacity` counts events."""
 
     type: str = "memory"
-    capacity: int = 65_536
+    capacity: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class Journal(Shape):
     """Where events are kept."""
 
     type: Literal["memory", "sqlite"] = "memory"
-    capacity: int = Field(default=65_536, ge=1)
+    capacity: int = Field(default=10_000, ge=1)
     path: str | None = None
 
 

@@ -14,7 +14,7 @@ from eventhost.journal.protocol import Entry, JournalStatistics
 class MemoryJournal:
     """Holds the newest `capacity` events, for as long as the process lives."""
 
-    def __init__(self, capacity: int = 65_536) -> None:
+    def __init__(self, capacity: int = 10_000) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
         self._ring: deque[Entry] = deque(maxlen=capacity)

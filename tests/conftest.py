@@ -1,0 +1,32 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def needs() -> Callable[[str], str]:
+    """`needs("node")` is the program's path, and skips the test where it is not installed.
+
+    With `EVENTHOST_TEST_STRICT=1` a missing program fails the test instead: nothing is left untested unnoticed.
+    """
+
+    def find(program: str) -> str:
+        if path := shutil.which(program):
+            return path
+        reason = f"{program} is not installed"
+        if os.environ.get("EVENTHOST_TEST_STRICT") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    return find
