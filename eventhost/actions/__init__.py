@@ -1,0 +1,18 @@
+"""What rules do: one file for each kind of action, and the reading of a rule's `do`."""
+
+from eventhost.actions.action import Action, Context, Hands
+from eventhost.actions.caused import HOST, RULES, caused_event
+from eventhost.actions.parse import KINDS, parse_actions
+from eventhost.actions.webhook import http_client
+
+__all__ = [
+    "HOST",
+    "KINDS",
+    "RULES",
+    "Action",
+    "Context",
+    "Hands",
+    "caused_event",
+    "http_client",
+    "parse_actions",
+]
