@@ -43,10 +43,10 @@ from eventhost.errors import ConfigError, Problem
 
 S = TypeVar("S", bound=Shape)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"(?!host(?:\.|$))[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BAD_NAME = (
     "this is not a name that a source or client can have",
-    "write letters, digits, - _ and . only, at most 64, beginning with a letter or digit",
+    "write letters, digits, - _ and . only, at most 64, beginning with a letter or digit, and not host or host.…",
 )
 _SWITCHES = (("mcp", "eventSources"), ("mcp", "eventsources"), ("eventsources",), ("eventSources",))
 _CLIENTS = (("mcp", "clients"), ("mcpServers",))
