@@ -7,6 +7,14 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_log() -> None:
+    """structlog's own choice draws tracebacks with all local variables, which takes longer than most tests."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
 
 
 @pytest.fixture

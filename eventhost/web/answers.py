@@ -1,0 +1,40 @@
+"""JSON answers, and the one shape that every error of the HTTP face has.
+
+`{"error": {"code", "message", "data"}, "timestamp"}`; `code` is one of JSON-RPC 2.0's (section 5.1).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+
+class ErrorCode(IntEnum):
+    """JSON-RPC 2.0 error codes."""
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL_ERROR = -32603
+    SERVER_ERROR = -32000
+
+
+def now() -> str:
+    """The present moment, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def json_answer(value: Any, status_code: int = 200) -> Response:
+    """`value` as JSON; dataclasses, structs and enumerations included."""
+    return Response(msgspec.json.encode(value), status_code, media_type="application/json")
+
+
+def error_answer(status_code: int, code: ErrorCode, message: str, data: Any = None) -> Response:
+    """An error; `message` is a sentence for the user, `data` what a program may want to know besides."""
+    error = {"code": int(code), "message": message, "data": {} if data is None else data}
+    return json_answer({"error": error, "timestamp": now()}, status_code)

@@ -1,0 +1,509 @@
+"""The command line: what each command prints, to a person and to a program, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventhost.cli.new_source import Template, create_source
+from eventhost.cli.show import clock, duration, printable
+from eventhost.cli.source import _added
+from eventhost.errors import ConfigError, EventhostError
+from eventhost.sources.status import SourceStatus
+
+SLOW_S = 60
+"""For a machine that does much else; no command takes that long on its own."""
+
+COMMAND = [sys.executable, "-m", "eventhost"]
+
+
+def run(*arguments: str | Path, stdin: str = "", cwd: Path | None = None, **variables: str) -> Any:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("EVENTHOST_")}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env={**clean, "NO_COLOR": "1", **variables},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=SLOW_S,
+        check=False,
+    )
+
+
+def ok(*arguments: str | Path, **options: Any) -> str:
+    done = run(*arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """The first truth of `condition`; it is about another process, which has no event to wait for."""
+    end = time.monotonic() + SLOW_S
+    while time.monotonic() < end:
+        if result := condition():
+            return result
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@dataclass
+class RunningHost:
+    root: Path
+    log_file: Path
+
+    @property
+    def url(self) -> str:
+        for line in self.log_file.read_text().splitlines():
+            if '"listening"' in line:
+                return str(json.loads(line)["url"])
+        raise AssertionError("the host does not listen yet")
+
+    def source(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(ok("source", "show", name, "--json", "--env", self.root)))
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    """A host with one source that works, one whose config does not, and one that is disabled."""
+    root = tmp_path_factory.mktemp("demo")
+    log_file = root.parent / "log"
+    rules = [{"name": "greet", "on": "test.*", "do": [{"log": "hello"}]}]
+    (root / "config.jsonc").write_text(
+        f'{{"id": "demo", "http": {{"port": 0}}, // a comment\n"rules": {json.dumps(rules)}}}'
+    )
+    create_source(root, "door", Template.PYTHON)
+    config = root / "eventsources" / "door" / "config.jsonc"
+    config.write_text(config.read_text().replace("2000", "50"))
+    (create_source(root, "broken", Template.PYTHON) / "config.jsonc").write_text('{"command": 7}')
+    (create_source(root, "asleep", Template.PYTHON) / "config.jsonc").write_text('{"enabled": false}')
+    with log_file.open("wb") as log:
+        process = subprocess.Popen([*COMMAND, "run", "--env", root], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        running = RunningHost(root, log_file)
+        eventually(lambda: run("status", "--env", root).returncode == 0)
+        eventually(lambda: running.source("door")["published"])
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(SLOW_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+def imported_by(*arguments: str | Path) -> set[str]:
+    script = "import sys; from eventhost.cli import main\ntry: main()\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, timeout=SLOW_S, check=True
+    )
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_quick_commands_import_nothing_heavy(host: RunningHost) -> None:
+    heavy = {"pydantic", "mcp", "starlette", "uvicorn", "httpx2", "msgspec", "anyio", "asyncio", "structlog", "psutil"}
+    for command in (["--help"], ["emit", "a.b"], ["status"], ["source", "list"], ["version"]):
+        environment = ["--env", host.root] if command[0] not in ("--help", "version") else []
+        assert not imported_by(*command, *environment) & heavy, command
+
+
+def test_help_names_every_command() -> None:
+    shown = ok("--help")
+    commands = ["init", "run", "check", "status", "reload", "tail", "emit", "import", "source", "service", "version"]
+    assert [command for command in commands if f" {command} " not in shown] == []
+    verbs = ["list", "show", "logs", "start", "stop", "restart", "enable", "disable", "new"]
+    shown = ok("source", "--help")
+    assert [verb for verb in verbs if f" {verb} " not in shown] == []
+
+
+def test_version_is_said_either_way() -> None:
+    assert ok("version") == ok("--version")
+
+
+def test_status_is_for_people_and_with_json_for_programs(host: RunningHost) -> None:
+    assert "sources\t" in ok("status", "--env", host.root)
+    status = json.loads(ok("status", "--json", "--env", host.root))
+    assert status["id"] == "demo"
+    assert status["sources"]["error"] == 1
+    assert [rule["name"] for rule in status["rules"]] == ["greet"]
+
+
+def test_the_environment_is_found_from_below_by_flag_by_variable_and_by_url(host: RunningHost) -> None:
+    below = host.root / "eventsources" / "door"
+    expected = json.loads(ok("status", "--json", "--env", host.root))["pid"]
+    for found in (
+        ok("status", "--json", cwd=below),
+        ok("--env", str(host.root), "status", "--json"),
+        ok("status", "--json", EVENTHOST_ENV=str(host.root)),
+        ok("status", "--json", "--env", host.url, cwd=Path("/")),
+        ok("--env", str(host.root), "status", "--json", EVENTHOST_ENV="/nowhere"),
+    ):
+        assert json.loads(found)["pid"] == expected
+
+
+def test_no_environment_is_a_configuration_error_with_the_mend(tmp_path: Path) -> None:
+    done = run("status", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "eventhost init" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("status", "--env", tmp_path / "nowhere")
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("command", [["status"], ["emit", "a"], ["tail"], ["source", "list"], ["reload"]])
+def test_a_host_that_does_not_run_is_one_sentence(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "config.jsonc").write_text("{}")
+    done = run(*command, "--env", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"eventhost run --env {tmp_path}" in done.stderr
+
+
+def test_a_url_where_nobody_answers_is_one_sentence() -> None:
+    done = run("status", "--env", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "no host answers at http://127.0.0.1:9" in done.stderr
+    assert run("status", "--env", "http://127.0.0.1:no").returncode == 2
+
+
+def test_a_url_of_something_else_is_one_sentence() -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        done = run("status", "--env", f"http://127.0.0.1:{server.server_port}")
+        thread.join(SLOW_S)
+    assert done.returncode == 1
+    assert "no eventhost" in done.stderr
+
+
+def test_what_needs_files_refuses_a_url() -> None:
+    for command in (["run"], ["check"], ["source", "new", "x"], ["service", "install"], ["import", "x"]):
+        done = run(*command, "--env", "http://127.0.0.1:8001")
+        assert done.returncode == 2
+        assert "needs the environment's files" in done.stderr
+
+
+def test_an_event_is_emitted_with_its_payload_from_argument_or_stdin(host: RunningHost) -> None:
+    seq, event_id = ok("emit", "test.one", '{"a": 1}', "--env", host.root).split()
+    answer = json.loads(ok("emit", "test.two", "-", "--json", "--env", host.root, stdin='{"b": [2]}'))
+    assert event_id
+    lines = tail(host, "test.two", "--json", "--type", "test.*", "--since", str(int(seq) - 1))
+    events = [json.loads(line) for line in lines]
+    assert [(event["seq"], event["type"], event["payload"]) for event in events] == [
+        (int(seq), "test.one", {"a": 1}),
+        (answer["seq"], "test.two", {"b": [2]}),
+    ]
+
+
+def test_a_payload_that_is_not_json_is_a_usage_error(host: RunningHost) -> None:
+    done = run("emit", "test.x", "{", "--env", host.root)
+    assert done.returncode == 2
+    assert "not JSON" in done.stderr
+
+
+def test_an_event_that_is_refused_says_why(host: RunningHost) -> None:
+    done = run("emit", "host.gap", "--env", host.root)
+    assert done.returncode == 1
+    assert "host.gap" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def tail(host: RunningHost, until: str, *arguments: str) -> list[str]:
+    """What `tail` prints, up to the first line that holds `until`."""
+    process = subprocess.Popen(
+        [*COMMAND, "tail", "--env", host.root, *arguments], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    )
+    timer = threading.Timer(SLOW_S, process.kill)
+    timer.start()
+    lines = []
+    try:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                lines.append(line.rstrip("\n"))
+                if until in line:
+                    return lines
+        raise AssertionError(f"never saw {until!r} in {lines}")
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+
+
+def test_tail_shows_one_line_for_each_event_and_nothing_that_steers_a_terminal(host: RunningHost) -> None:
+    seq = ok("emit", "test.esc\x1b[31m", '{"text": "a\\nb\\u009b"}', "--env", host.root).split()[0]
+    (line,) = tail(host, "test.esc", "--type", "test.*", "--since", str(int(seq) - 1))
+    _when, shown_seq, source, event_type, payload = line.split("\t")
+    assert (shown_seq, source, event_type) == (seq, "api", "test.esc\\x1b[31m")
+    assert payload == '{"text":"a\\nb\\x9b"}'
+
+
+def test_tail_follows_live_events(host: RunningHost) -> None:
+    assert all("door.ticked" in line for line in tail(host, "door.ticked", "--type", "door.*"))
+
+
+def test_tail_refuses_a_since_that_is_none(host: RunningHost) -> None:
+    done = run("tail", "--since", "yesterday", "--env", host.root)
+    assert done.returncode == 1
+    assert "10m" in done.stderr
+
+
+def test_a_reader_that_leaves_ends_tail_quietly(host: RunningHost) -> None:
+    piped = f"'{sys.executable}' -m eventhost tail --since 1h --env '{host.root}' | head -n 1"
+    done = subprocess.run(["sh", "-c", piped], capture_output=True, text=True, timeout=SLOW_S, check=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_sources_are_listed_with_what_is_wrong(host: RunningHost) -> None:
+    rows = dict(line.split("\t", 1) for line in ok("source", "list", "--env", host.root).splitlines())
+    assert rows["door"].startswith("running\tpush\t")
+    assert rows["asleep"].startswith("stopped\t")
+    assert rows["broken"].startswith("error\t")
+    assert "eventsources/broken/config.jsonc:1:13: command" in rows["broken"]
+    listed = json.loads(ok("source", "list", "--json", "--env", host.root))
+    assert [source["name"] for source in listed] == ["asleep", "broken", "door"]
+
+
+def test_a_person_at_a_terminal_gets_a_table_with_color(host: RunningHost) -> None:
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    command = [*COMMAND, "source", "list", "--env", host.root]
+    variables = {**environment, "TERM": "xterm-256color", "COLUMNS": "100"}
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, env=variables)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError), open(ours, "rb", buffering=0) as screen:
+        while piece := screen.read(4096):
+            shown += piece
+    assert process.wait(SLOW_S) == 0
+    assert b"last error" in shown
+    assert b"\x1b[32mrunning" in shown
+
+
+def test_show_prints_the_whole_document(host: RunningHost) -> None:
+    shown = ok("source", "show", "door", "--env", host.root)
+    assert "status\trunning" in shown
+    assert "way in\tpush" in shown
+    document = host.source("door")
+    assert list(document) == [field.name for field in fields(SourceStatus)]
+
+
+def test_a_source_that_is_not_there_says_which_are(host: RunningHost) -> None:
+    done = run("source", "show", "dor", "--env", host.root)
+    assert done.returncode == 1
+    assert "door" in done.stderr
+
+
+def test_a_source_is_stopped_started_disabled_and_enabled(host: RunningHost) -> None:
+    assert ok("source", "stop", "door", "--env", host.root) == "door\tstopped\n"
+    ok("source", "start", "door", "--env", host.root)
+    before = eventually(lambda: host.source("door")["status"] == "running" and host.source("door")["pid"])
+    ok("source", "restart", "door", "--env", host.root)
+    eventually(lambda: host.source("door")["status"] == "running" and host.source("door")["pid"] != before)
+    ok("source", "disable", "door", "--env", host.root)
+    assert host.source("door")["status"] == "stopped"
+    assert json.loads((host.root / "var" / "state.json").read_text())["enabled"] == {"door": False}
+    ok("source", "enable", "door", "--env", host.root)
+    eventually(lambda: host.source("door")["status"] == "running")
+
+
+def test_starting_what_cannot_be_used_shows_its_problems(host: RunningHost) -> None:
+    done = run("source", "start", "broken", "--env", host.root)
+    assert done.returncode == 2
+    assert "eventsources/broken/config.jsonc:1:13" in done.stderr
+
+
+def test_logs_print_what_the_source_says(host: RunningHost) -> None:
+    folder = create_source(host.root, "talker", Template.PYTHON)
+    server = folder / "server.py"
+    server.write_text(
+        server.read_text().replace("count += 1\n", "count += 1\n        print('at', count, file=sys.stderr)\n")
+    )
+    server.write_text(server.read_text().replace("from eventhost", "import sys\n\nfrom eventhost", 1))
+    process = subprocess.Popen(
+        [*COMMAND, "source", "logs", "-f", "talker", "--env", host.root], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        eventually(lambda: run("source", "show", "talker", "--env", host.root).returncode == 0)
+    finally:
+        process.kill()
+        process.communicate()
+    eventually(lambda: "at 1" in ok("source", "logs", "talker", "--env", host.root))
+
+
+def test_reload_says_what_changed_and_what_is_wrong(host: RunningHost) -> None:
+    config = host.root / "config.jsonc"
+    good = config.read_text()
+    folder = create_source(host.root, "another", Template.PYTHON)
+    done = run("reload", "--env", host.root)
+    assert done.returncode == 2, "one source is broken"
+    assert "eventsources/broken/config.jsonc:1:13" in done.stderr
+    config.write_text(good.replace('"demo"', "7"))
+    try:
+        done = run("reload", "--env", host.root)
+        assert done.returncode == 2
+        assert "config.jsonc:1:" in done.stderr
+    finally:
+        config.write_text(good)
+        shutil.rmtree(folder)
+    report = json.loads(run("reload", "--json", "--env", host.root).stdout)
+    assert report["problems"][0]["file"] == "eventsources/broken/config.jsonc"
+
+
+# Without a host.
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "config.jsonc").write_text('{\n  // mine\n  "id": "demo"\n}\n')
+    return tmp_path
+
+
+def test_check_prints_every_problem_and_exits_with_2(root: Path) -> None:
+    assert ok("check", "--env", root) == "demo: 0 sources, 0 tool servers, 0 rules\n"
+    for name in ("one", "two"):
+        (create_source(root, name, Template.PYTHON) / "config.jsonc").write_text('{\n  "command": 7\n}')
+    (root / "config.jsonc").write_text('{"http": {"port": "many"}, "rules": [{"name": "r", "do": 1}]}')
+    done = run("check", "--env", root)
+    assert (done.returncode, done.stdout) == (2, "")
+    for place in (
+        "config.jsonc:1:",
+        "http.port",
+        "rules",
+        "sources/one/config.jsonc:2:",
+        "sources/two/config.jsonc:2:",
+    ):
+        assert place in done.stderr
+
+
+def test_init_makes_an_environment_that_is_valid_and_overwrites_nothing(tmp_path: Path) -> None:
+    shown = ok("init", "demo", cwd=tmp_path)
+    assert "eventhost run --env demo" in shown
+    made = tmp_path / "demo"
+    assert {"config.jsonc", "eventsources", "mcpservers", ".gitignore"} <= set(os.listdir(made))
+    assert "/var/" in (made / ".gitignore").read_text()
+    assert not [path for path in made.rglob("*") if path.name in ("node_modules", "__pycache__", "var", ".env")]
+    ok("check", "--env", made)
+    (made / "config.jsonc").write_text("{}")
+    done = run("init", "demo", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "already has config.jsonc" in done.stderr
+    assert (made / "config.jsonc").read_text() == "{}"
+
+
+def test_import_takes_over_servers_and_leaves_the_rest_to_the_letter(root: Path) -> None:
+    other = root / "claude.json"
+    other.write_text(json.dumps({"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}}))
+    assert ok("import", other, "--env", root) == "time\n"
+    text = (root / "config.jsonc").read_text()
+    assert "// mine" in text
+    assert '"uvx", "mcp-server-time"' in text
+    done = run("import", other, "--env", root)
+    assert done.returncode == 2
+    assert "time" in done.stderr
+    assert (root / "config.jsonc").read_text() == text
+
+
+def test_a_new_source_has_its_own_name_and_is_never_overwritten(root: Path) -> None:
+    assert str(root / "eventsources" / "door") in ok("source", "new", "door", "--env", root)
+    folder = root / "eventsources" / "door"
+    assert {path.name for path in folder.iterdir()} == {"server.py", "config.jsonc", "README.md"}
+    assert all("@NAME@" not in path.read_text() for path in folder.iterdir())
+    assert [path.name for path in folder.parent.iterdir()] == ["door"]
+    done = run("source", "new", "door", "--env", root)
+    assert done.returncode == 1
+    assert "already there" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "-x", "a b", ".hidden", "x" * 65])
+def test_a_name_that_no_source_can_have_is_refused(root: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="not a name"):
+        create_source(root, name, Template.PYTHON)
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(root: Path) -> None:
+    (root / "eventsources").write_text("a file")
+    with pytest.raises(EventhostError, match="cannot make"):
+        create_source(root, "door", Template.PYTHON)
+
+
+@pytest.mark.parametrize("template", list(Template))
+def test_a_new_source_works_at_once(
+    root: Path, template: Template, needs: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if template is Template.NODE:
+        needs("node")
+    (root / "config.jsonc").write_text('{"http": {"port": 0}}')
+    process = subprocess.Popen(
+        [*COMMAND, "run", "--env", root], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        running = RunningHost(root, root / "log")
+        eventually(lambda: run("status", "--env", root).returncode == 0)
+        ok("source", "new", "door", "--template", template, "--env", root)
+        (event, *_) = tail(running, "door.ticked", "--json", "--type", "door.*", "--since", "0")
+        assert json.loads(event)["payload"] == {"count": 1}
+    finally:
+        process.terminate()
+        process.wait(SLOW_S)
+
+
+def test_the_generated_python_is_clean(root: Path) -> None:
+    folder = create_source(root, "door", Template.PYTHON)
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    assert ruff, "ruff belongs to the test extra"
+    subprocess.run([ruff, "check", "--isolated", "--line-length", "120", folder / "server.py"], check=True)
+
+
+@given(st.text())
+def test_what_is_printed_never_steers_a_terminal(text: str) -> None:
+    assert printable(text).isprintable()
+
+
+@given(st.lists(st.integers(), max_size=30, unique=True), st.integers(0, 30), st.integers(1, 10))
+def test_following_a_log_prints_every_line_once(lines: list[int], read: int, keep: int) -> None:
+    text = [str(line) for line in lines]
+    read = min(read, len(text))
+    before, after = text[max(0, read - keep) : read], text[-keep:]
+    printed = _added(before, after)
+    assert printed == text[max(read, len(text) - keep) :]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, ""), (0.4, "0s"), (59, "59s"), (61, "1m 1s"), (3700, "1h 1m"), (90_000, "1d 1h")],
+)
+def test_durations_are_short(seconds: float | None, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_a_moment_beyond_the_calendar_is_shown_as_its_number() -> None:
+    assert clock(10**17) == str(10**17)
