@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 
 from eventhost.connections import guardian as guardian_script
 from eventhost.connections.guardian import start_ticks
+from eventhost.connections.pipe import OutputPipe
 from eventhost.connections.process import Child, Guardian, child, memory_bytes, reset_sigchld
 from eventhost.errors import ConnectionLost, HostRunning, SpawnError
 
@@ -284,6 +286,32 @@ async def test_a_paused_sink_holds_the_child_back_and_loses_nothing(run: Run) ->
 
 
 @pytest.mark.anyio
+async def test_a_full_pipe_that_nobody_reads_does_not_keep_the_loop_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    look = OutputPipe._on_readable
+
+    def counted(output: OutputPipe) -> None:
+        nonlocal looks
+        looks += 1
+        look(output)
+
+    monkeypatch.setattr(OutputPipe, "_on_readable", counted)
+    descriptor, writer = os.pipe()
+    output = OutputPipe(open(descriptor, "rb", buffering=0))  # noqa: ASYNC230, SIM115 - a pipe, and `close` closes it
+    os.write(writer, b"first")
+    with anyio.fail_after(LIMIT_S):
+        assert await output.read() == b"first"
+        os.write(writer, b"second")
+        for _ in range(20):  # turns of the loop, which looks at its descriptors in each
+            await anyio.lowlevel.checkpoint()
+        assert looks == 2
+        assert await output.read() == b"second"
+        os.close(writer)
+        assert await output.read() == b""
+    output.close()
+
+
+@pytest.mark.anyio
 async def test_what_waits_in_the_pipe_at_death_is_delivered_once_the_sink_is_free(run: Run) -> None:
     taken: list[bytes] = []
     go_on = anyio.Event()
@@ -507,7 +535,7 @@ async def test_a_guardian_that_died_is_replaced_and_the_new_one_knows_every_sess
             assert first is not None
             os.kill(first, signal.SIGKILL)
             with anyio.fail_after(LIMIT_S):
-                while guardian.pid in (first, None):  # noqa: ASYNC110 - nothing tells it
+                while guardian.pid in (first, None):
                     await anyio.sleep(0.01)
             async with run(["cat"]) as c:
                 assert not c.dead.is_set()
@@ -552,6 +580,7 @@ from pathlib import Path
 room = types.ModuleType("eventhost.connections")
 room.__path__ = [sys.argv.pop(1)]
 sys.modules[room.__name__] = room
+from eventhost.connections.pipe import OutputPipe
 from eventhost.connections.process import Guardian, child
 
 folder, scenario = Path(sys.argv[1]), sys.argv[2]

@@ -16,19 +16,11 @@ Never fork this process without exec (`multiprocessing` with "fork"): the worker
 
 from __future__ import annotations
 
-import array
 import contextlib
-import errno
-import fcntl
-import functools
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import termios
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -37,18 +29,15 @@ import anyio
 import structlog
 
 from eventhost.connections import guardian as guardian_script
+from eventhost.connections.gate import cannot_start, open_gate, spawn_at_gate
 from eventhost.connections.guardian import death_fd, members, resident_bytes, signal_sessions, start_ticks
+from eventhost.connections.pipe import OutputPipe
 from eventhost.errors import ConnectionLost, HostRunning, SpawnError
 
 log = structlog.get_logger()
 
 Sink = Callable[[bytes], Awaitable[None]]
 """Takes one chunk of output; until it returns, nothing more is read."""
-
-CHUNK_BYTES = 256 * 1024
-"""The most that a sink is handed at once, and the pipe of a child that writes much (others have Linux's 64 KiB)."""
-BUSY_BYTES = 32 * 1024
-"""Who has that much waiting writes much: quiet children leave the user's quota of pipe memory to others."""
 
 SWEEP_S = 2.0
 SWEEP_PAUSE_S = 0.005
@@ -57,27 +46,6 @@ KILL_S = SWEEP_S + 1.0
 
 GUARDIAN_END_S = guardian_script.SWEEP_LIMIT_S + 1.0
 GUARDIAN_RETRY_S = 1.0
-
-
-# The gate: `read` takes not a byte too many from a pipe (POSIX), so the rest of stdin is the program's.
-_SHELL_GATE = ("/bin/sh", "-c", 'read -r _eventhost_gate && exec "$@"', "sh")
-
-# A shell drops variables that it cannot name (`npm_config_//registry/:_token`) and rewrites a few of its own: then
-# Python waits. It takes ten times as long, and sets LC_CTYPE where there is no locale, so that is put back.
-_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_SHELL_OWN = frozenset({"BASHOPTS", "IFS", "LINENO", "OPTIND", "PPID", "SHELLOPTS"})
-_PYTHON_GATE = """
-import os, sys
-if os.read(0, 1):
-    os.environ.pop("LC_CTYPE", None)
-    if sys.argv[1]:
-        os.environ["LC_CTYPE"] = sys.argv[1]
-    try:
-        os.execv(sys.argv[2], sys.argv[2:])
-    except OSError as error:
-        sys.stderr.write(f"{sys.argv[2]}: {error.strerror}\\n")
-        os._exit(127)
-"""
 
 
 def reset_sigchld() -> None:
@@ -270,7 +238,9 @@ class Child:
         self.ended = anyio.Event()
         """It is dead, and all that it had written was delivered, as far as the sinks took it in time."""
         self._process = process
-        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self._stdin = process.stdin
+        self._stdout, self._stderr = OutputPipe(process.stdout), OutputPipe(process.stderr)
+        os.set_blocking(process.stdin.fileno(), False)
         self._death = death
         self._drain_s = drain_s
         self._pumping = anyio.CancelScope()
@@ -352,15 +322,15 @@ class Child:
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as pumps:
                     self._pumping = pumps.cancel_scope
-                    pumps.start_soon(self._pump, self._stdout.fileno(), on_stdout, self.output_ended)
-                    pumps.start_soon(self._pump, self._stderr.fileno(), on_stderr, anyio.Event())
+                    pumps.start_soon(self._pump, self._stdout, on_stdout, self.output_ended)
+                    pumps.start_soon(self._pump, self._stderr, on_stderr, anyio.Event())
                     await anyio.wait_readable(self._death)
                     await self._bury(guardian)
                 self.output_cut = self.output_cut or pumps.cancel_scope.cancelled_caught
         finally:
             self.close_stdin()
-            self._stdout.close()
-            self._stderr.close()
+            for output in (self._stdout, self._stderr):
+                output.close()
             os.close(self._death)
             self.output_ended.set()
             self.ended.set()
@@ -377,29 +347,17 @@ class Child:
         self.returncode = self._process.wait()
         self.dead.set()
         self._postpone_cut()
-        for pipe in (self._stdout, self._stderr):
-            anyio.notify_closing(pipe)  # wakes a pump that waits for more
+        for output in (self._stdout, self._stderr):
+            output.wake()
 
-    async def _pump(self, pipe: int, sink: Sink, ended: anyio.Event) -> None:
-        narrow = True
+    async def _pump(self, output: OutputPipe, sink: Sink, ended: anyio.Event) -> None:
         try:
-            while not self.dead.is_set():
-                try:
-                    await anyio.wait_readable(pipe)
-                except anyio.ClosedResourceError:
-                    break
-                chunk = os.read(pipe, CHUNK_BYTES)
+            while not self.dead.is_set() and (chunk := await output.read()) is not None:
                 if not chunk:
                     return
-                if narrow and len(chunk) >= BUSY_BYTES:
-                    narrow = False
-                    _widen(pipe)
                 await sink(chunk)
-            # Not to the end of the pipe, which a process that left the session may hold open and go on writing to.
-            left = _waiting_bytes(pipe)
-            while left > 0 and (chunk := os.read(pipe, min(left, CHUNK_BYTES))):
+            for chunk in output.rest():
                 self._postpone_cut()
-                left -= len(chunk)
                 await sink(chunk)
         except Exception as error:
             self.error = error
@@ -462,26 +420,7 @@ def memory_bytes(pids: Collection[int]) -> dict[int, int]:
 
 
 def _start(guardian: Guardian, argv: Sequence[str], cwd: Path, env: Mapping[str, str], drain_s: float) -> Child:
-    assert threading.current_thread() is threading.main_thread(), "children are started from the main thread only"
-    cwd = cwd.absolute()
-    program = _find_program(argv, cwd, env)
-    try:
-        process = subprocess.Popen(
-            [*_gate(env), *_death_with_host(), program, *argv[1:]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd=cwd,
-            env={**env, "PWD": str(cwd)},
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as error:
-        raise _cannot_start(program, error) from error
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    pipes = (process.stdin, process.stdout, process.stderr)
+    process = spawn_at_gate(argv, cwd.absolute(), env)
     try:
         guardian.guard(process.pid)
         death = death_fd(process.pid)
@@ -489,66 +428,12 @@ def _start(guardian: Guardian, argv: Sequence[str], cwd: Path, env: Mapping[str,
         process.kill()  # it is still at its gate, alone in its session
         guardian.release(process.pid)
         process.wait()
-        for pipe in pipes:
-            pipe.close()
-        raise _cannot_start(program, error) from error
-    for pipe in pipes:
-        os.set_blocking(pipe.fileno(), False)
-    with contextlib.suppress(BrokenPipeError):  # killed at its gate: noticed like any other death
-        os.write(process.stdin.fileno(), b"\n")
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        raise cannot_start(argv[0], error) from error
+    open_gate(process)
     return Child(process, death, drain_s)
-
-
-def _find_program(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> str:
-    """The full path of the program, as the child itself would find it: by its own PATH, from its own directory."""
-    if not argv or not argv[0]:
-        raise SpawnError('the command is empty; write it as a list such as ["python", "server.py"]')
-    if not os.path.isdir(cwd):
-        raise SpawnError(f"the working directory {cwd} is missing or no directory; create it")
-    name = argv[0]
-    if os.sep in name:
-        path = os.path.join(cwd, name)
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
-        if os.path.isfile(path):
-            raise SpawnError(f"{path} is not executable; mend that with chmod +x {path}")
-        raise SpawnError(f"{path} is {'a directory' if os.path.isdir(path) else 'missing'}; correct the command")
-    folders = env.get("PATH", os.defpath).split(os.pathsep)
-    found = shutil.which(name, path=os.pathsep.join(os.path.join(cwd, folder) for folder in folders))
-    if found is None:
-        beside = f"; {name} in {cwd} is started as ./{name}" if os.path.isfile(os.path.join(cwd, name)) else ""
-        raise SpawnError(f"{name} is not on PATH; install it, or give its full path{beside}")
-    return found
-
-
-def _gate(env: Mapping[str, str]) -> tuple[str, ...]:
-    if all(_SHELL_NAME.fullmatch(name) and name not in _SHELL_OWN for name in env):
-        return _SHELL_GATE
-    return (sys.executable, "-I", "-S", "-c", _PYTHON_GATE, env.get("LC_CTYPE", ""))
-
-
-@functools.cache
-def _death_with_host() -> tuple[str, ...]:
-    """What has the kernel kill the child, though not its own children, when host and guardian die together."""
-    setpriv = shutil.which("setpriv")  # util-linux; other systems have none
-    if setpriv is None:
-        return ()
-    prefix = (os.path.abspath(setpriv), "--pdeathsig", "KILL", "--")
-    # BusyBox has a setpriv without this option.
-    trial = subprocess.run([*prefix, "/bin/sh", "-c", ":"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    return prefix if trial.returncode == 0 else ()
-
-
-def _cannot_start(program: str, error: Exception) -> SpawnError:
-    mend = {
-        errno.E2BIG: "its arguments and environment are too large for the system; pass large values in a file",
-        errno.EMFILE: "raise the limit of open files (ulimit -n)",
-        errno.ENFILE: "the machine has no file left to open",
-        errno.EAGAIN: "raise the limit of processes (ulimit -u)",
-        errno.ENOMEM: "the machine has no memory left",
-    }.get(getattr(error, "errno", None) or 0, "correct the command or its environment")
-    reason = getattr(error, "strerror", None) or error  # without the path, which would be the gate's
-    return SpawnError(f"{program} could not be started: {reason}; {mend}")
 
 
 def _signal_name(signum: int) -> str:
@@ -556,15 +441,3 @@ def _signal_name(signum: int) -> str:
         return signal.Signals(signum).name
     except ValueError:
         return f"signal {signum}"  # a real-time signal has no name
-
-
-def _widen(pipe: int) -> None:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # the quota is used up: smaller chunks will do
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK_BYTES)
-
-
-def _waiting_bytes(pipe: int) -> int:
-    count = array.array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, count)
-    return count[0]
