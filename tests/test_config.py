@@ -382,7 +382,8 @@ def test_one_bad_folder_keeps_no_other_from_being_a_source(site: Site) -> None:
         ('"startretries": -1', ["5:19: startretries: must be at least 0; write 3"]),
         ('"name": "a/b"', [
             "5:11: name: this is not a name that a source or client can have; "
-            "write letters, digits, - _ and . only, at most 64, beginning with a letter or digit, and not host or host.…"
+            "write letters, digits, - _ and . only, at most 64, beginning with a letter or digit, "
+            "and not host or host.…"
         ]),
         ('"name": 5', ["5:11: name: expected a string, got a number"]),
     ],

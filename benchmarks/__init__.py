@@ -1,0 +1,1 @@
+"""Measurements: each figure beside its ceiling and its peer, from the same run, as a ratio."""

@@ -1,0 +1,36 @@
+"""A source that, once initialized, writes COUNT events, encoded beforehand, as fast as its pipe takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+LINE = (
+    b'{"jsonrpc":"2.0","method":"notifications/eventsource/emitted","params":{"level":"info","data":{"id":"%d",'
+    b'"type":"sensor.reading","timestamp":1790000000000,"metadata":{"source":"flood"},'
+    b'"payload":{"count":%d,"room":"server-1","temperature":31.5,"unit":"C","tags":["raised-floor","north"]}}}}\n'
+)
+
+
+def write(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view[:262_144]) :]
+
+
+def main() -> None:
+    lines = b"".join(LINE % (number, number) for number in range(int(sys.argv[1])))
+    request = json.loads(sys.stdin.buffer.readline())
+    result = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "serverInfo": {"name": "flood", "version": "1"},
+    }
+    write(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode() + b"\n")
+    sys.stdin.buffer.readline()  # initialized
+    write(lines)
+    sys.stdin.buffer.read()
+
+
+main()
