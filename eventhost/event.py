@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
+from operator import attrgetter
 from re import compile as compile_regex
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ UNMEASURED_BYTES = MAX_EVENT_BYTES // 4
 """JSON text this short stays within `MAX_EVENT_BYTES` when it is written anew: a number grows most, to less than four
 times its length (`1e15` becomes `1000000000000000.0`)."""
 
-MAX_DEPTH = 256
+MAX_DEPTH = 512
 """The deepest nesting of objects and arrays that the host accepts in a payload or in metadata."""
 
 SHALLOW_BYTES = 2 * MAX_DEPTH
@@ -178,6 +179,9 @@ def normalize(
     return event
 
 
+_type = attrgetter("type")
+
+
 @dataclass(frozen=True, slots=True)
 class Normalized:
     """What became of a batch: the events in order, those that were refused and why, whose timestamp the host made."""
@@ -192,7 +196,7 @@ def normalize_batch(raws: list[RawEvent | EnvEvent], source: SourceProfile, at_m
     """What `normalize` gives for each; several times as fast where a source said all of them in full and shallow."""
     if at_most_bytes <= SHALLOW_BYTES and not source.metadata and set(map(type, raws)) == {EnvEvent}:
         whole: list[EnvEvent] = raws  # type: ignore[assignment]
-        if all(map(source.allows.__getitem__, {event.type for event in whole})):
+        if all(map(source.allows.__getitem__, set(map(_type, whole)))):
             name = source.name
             for event in whole:
                 metadata = event.metadata

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
 
 import anyio
-from mcp import MCPError
 from mcp_types import CallToolResult, GetPromptResult, Prompt, ReadResourceResult, Resource, Tool
 
 from eventhost.config import ServerConfig
-from eventhost.connections import Connection, ConnectionPool, EventSourceStatus, Link, list_all
+from eventhost.connections import NO_ANSWER, Connection, ConnectionPool, EventSourceStatus, Link, list_all
 from eventhost.errors import ConnectionLost, NotFound
 
 T = TypeVar("T")
+Named = TypeVar("Named", Tool, Prompt)
 
 MAX_NAME_LENGTH = 64
 CONNECT_TIMEOUT_S = 30.0
@@ -109,7 +109,7 @@ class McpManager:
                 return await link.client.call_tool(tool.tool.name, dict(arguments or {}))
         except TimeoutError:
             raise ConnectionLost(f"{name} did not answer within {timeout_s:g} s") from None
-        except MCPError as error:
+        except NO_ANSWER as error:
             if link.ended.is_set():
                 raise ConnectionLost(f"{tool.server} ended while {name} was running: {link.reason}") from error
             raise ConnectionLost(f"{name}: {error}") from error
@@ -214,9 +214,9 @@ class McpManager:
         listing = _Listing(
             link,
             changes,
-            tuple(await _answer(list_all(link.client.list_tools, "tools"), server) if has.tools else ()),
+            _by_name(await _answer(list_all(link.client.list_tools, "tools"), server) if has.tools else ()),
             tuple(await _answer(list_all(link.client.list_resources, "resources"), server) if has.resources else ()),
-            tuple(await _answer(list_all(link.client.list_prompts, "prompts"), server) if has.prompts else ()),
+            _by_name(await _answer(list_all(link.client.list_prompts, "prompts"), server) if has.prompts else ()),
         )
         self._listings[server] = listing
         return listing
@@ -242,8 +242,13 @@ async def _answer(request: Awaitable[T], what: str) -> T:
             return await request
     except TimeoutError:
         raise ConnectionLost(f"{what}: no answer within {LIST_TIMEOUT_S:g} s") from None
-    except MCPError as error:
+    except NO_ANSWER as error:
         raise ConnectionLost(f"{what}: {error}") from error
+
+
+def _by_name(listed: Iterable[Named]) -> tuple[Named, ...]:
+    """What was listed, less what bears the name of an earlier one."""
+    return tuple({item.name: item for item in reversed(list(listed))}.values())[::-1]
 
 
 def public_names(items: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -252,7 +257,7 @@ def public_names(items: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
     Names match `^[a-zA-Z0-9_-]{1,64}$`, which is what language models' APIs accept; they do not depend on the order.
     """
     plain: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for server, name in items:
+    for server, name in dict.fromkeys(items):
         plain[f"{_clean(server)}__{_clean(name)}"].append((server, name))
     names: dict[tuple[str, str], str] = {}
     for public, claimants in plain.items():

@@ -7,7 +7,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -303,7 +302,7 @@ class _Reading:
         except ConfigError as error:
             if enabled:
                 raise
-            self.warnings += [replace(problem, fatal=False) for problem in error.problems]
+            self.warnings += [problem._replace(fatal=False) for problem in error.problems]
             return
         if enabled:
             self.warnings += chain.missing_secrets()

@@ -2,13 +2,14 @@
 
 from eventhost.connections.connection import Connection
 from eventhost.connections.inbound import Batch, Received, Receiver
-from eventhost.connections.link import Link, Surroundings, list_all, minimal_environment
+from eventhost.connections.link import NO_ANSWER, Link, Surroundings, list_all, minimal_environment
 from eventhost.connections.pool import ConnectionPool
 from eventhost.connections.process import Child, Guardian, child, memory_bytes
 from eventhost.connections.sourcelog import SourceLog
 from eventhost.connections.states import EventSourceStatus
 
 __all__ = [
+    "NO_ANSWER",
     "Batch",
     "Child",
     "Connection",

@@ -154,7 +154,7 @@ class Connection:
         inbound = Inbound(self._receiver, self.log, self._note_list_change)
         slot = _LaunchSlot(self._launches)
         timings = self.config.timings
-        was_running = False
+        reason = ""
         try:
             async with inbound.running():
                 with anyio.CancelScope() as opening:
@@ -165,8 +165,10 @@ class Connection:
                     async with open_link(self.config, self._surroundings, inbound, self.log) as link:
                         opening.deadline, self._opening = math.inf, None
                         slot.free()
-                        was_running = await self._stay(link, startsecs_over)
-            if opening.cancelled_caught and not self._stop.is_set():
+                        reason = await self._stay(link, startsecs_over)
+            if reason:
+                self._fail(reason)  # only now: what it said last may have been worth an error too
+            elif opening.cancelled_caught and not self._stop.is_set():
                 self._fail(f"did not answer initialize within {timings.init_timeout_s:g} s (initTimeout)")
         except Exception as error:
             cause = cause_of(error)
@@ -176,10 +178,10 @@ class Connection:
         finally:
             slot.free()
             self._opening = self.link = self.up_since = None
-        return was_running
+        return self.status is EventSourceStatus.RUNNING
 
-    async def _stay(self, link: Link, startsecs_over: float) -> bool:
-        """Stay with a link until it ends or a stop is asked for; true when it lasted for `startsecs`."""
+    async def _stay(self, link: Link, startsecs_over: float) -> str:
+        """Stay with a link until it ends, and return why, or until a stop is asked for."""
         self.link, self.up_since = link, time.monotonic()
         self._notice()
         async with anyio.create_task_group() as tasks:
@@ -189,13 +191,11 @@ class Connection:
                 tasks.start_soon(self._ping, link)
             with anyio.CancelScope(deadline=startsecs_over) as starting:
                 await first_of(link.ended.wait, self._stop.wait)
-            if lasted := starting.cancelled_caught:
+            if starting.cancelled_caught:
                 self._become(EventSourceStatus.RUNNING)
                 await first_of(link.ended.wait, self._stop.wait)
-            if link.ended.is_set():
-                self._fail(link.reason)
             tasks.cancel_scope.cancel()
-        return lasted
+        return link.reason if link.ended.is_set() else ""
 
     async def _ping(self, link: Link) -> None:
         if link.protocol not in HANDSHAKE_PROTOCOL_VERSIONS:

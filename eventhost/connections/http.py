@@ -16,13 +16,14 @@ import anyio.abc
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
-from eventhost.connections.inbound import Inbound
+from eventhost.connections.inbound import MAX_LINE_BYTES, Inbound
 from eventhost.connections.streams import Streams, sorted_streams
 
 REOPEN_S = 5.0
 """How long the SDK may take to open an event stream again that has ended."""
 
 _CONNECT_TIMEOUT_S = 30.0
+_GOODBYE_TIMEOUT_S = 2.0
 
 # A peer that vanished without a word (power, network, NAT) is noticed by the kernel within about a minute.
 _KEEPALIVE = [
@@ -50,11 +51,15 @@ async def http_transport(
                 timeout=httpx2.Timeout(_CONNECT_TIMEOUT_S, read=None),  # an event stream may be silent for ever
                 transport=_WatchedTransport(_EventStreamWatch(tasks, lost)),
             ) as client,
-            streamable_http_client(url, http_client=client) as streams,
+            streamable_http_client(url, http_client=client, max_sse_event_size=MAX_LINE_BYTES) as streams,
             sorted_streams(streams, inbound) as remaining,
         ):
             yield remaining
         tasks.cancel_scope.cancel()
+
+
+# The protocol has 405 for a server that offers no event stream; these are what others say.
+_NO_SUCH_STREAM = (httpx2.codes.NOT_FOUND, httpx2.codes.NOT_IMPLEMENTED)
 
 
 class _EventStreamWatch:
@@ -71,7 +76,7 @@ class _EventStreamWatch:
         self._tasks.start_soon(self._expect_reopening, self._openings, reason)
 
     def refused(self, status: int) -> None:
-        if status == httpx2.codes.METHOD_NOT_ALLOWED:
+        if status == httpx2.codes.METHOD_NOT_ALLOWED or (status in _NO_SUCH_STREAM and not self._openings):
             return  # this server offers no event stream, as the protocol allows
         self._lost(f"the server refused its event stream with HTTP {status}; it has probably been restarted")
 
@@ -89,6 +94,9 @@ class _WatchedTransport(httpx2.AsyncBaseTransport):
         self._inner = httpx2.AsyncHTTPTransport(socket_options=_KEEPALIVE)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "DELETE":
+            # The SDK says goodbye when it is left, and a server that hangs would hold us back for ever.
+            request.extensions["timeout"] = httpx2.Timeout(_GOODBYE_TIMEOUT_S).as_dict()
         if request.method != "GET":
             return await self._inner.handle_async_request(request)
         try:

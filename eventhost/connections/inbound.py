@@ -25,8 +25,8 @@ from eventhost.event import SHALLOW_BYTES, EnvEvent, RawEvent
 MAX_LINE_BYTES = 16 * 1_048_576
 """The longest line a server may send: a response may be larger than any event."""
 
-BUFFER_BYTES = 1_048_576
-"""How much of events may wait before reading stops."""
+BUFFER_BYTES = 65_536
+"""How much of events may wait before reading stops: little, so that nobody waits long behind one that floods."""
 
 BUFFER_BYTES_WHILE_OWED = 64 * 1_048_576
 """The same while the server owes us a response."""
@@ -34,8 +34,11 @@ BUFFER_BYTES_WHILE_OWED = 64 * 1_048_576
 # How long what a server said last may take to be accepted, when the connection to it has ended.
 _DRAIN_S = 10.0
 
+LISTEN = "subscriptions/listen"
+"""A request of the modern era that is answered when the subscription ends: no response to wait for."""
+
 RESOURCE_UPDATED = "notifications/resources/updated"
-LIST_CHANGED = ("notifications/tools/list_changed", "notifications/resources/list_changed")
+LIST_CHANGED = tuple(f"notifications/{kind}/list_changed" for kind in ("tools", "resources", "prompts"))
 
 
 Received = RawEvent | EnvEvent
@@ -111,17 +114,24 @@ class Inbound:
         self._fast = _FAST[0]
         self._waiting = Batch([], 0, 0)
         self._handing = False
+        self._taking = True
         self._changed = anyio.Event()
         self._owed: set[str | int] = set()
         self.garbage = 0
+
+    @property
+    def takes_events(self) -> bool:
+        """Whether there is anybody to receive them; else they are dropped."""
+        return self._receiver is not None
 
     # What we ask of the server.
 
     def sent(self, message: JSONRPCMessage) -> None:
         """Take note of a message to the server: a request is owed a response."""
         if isinstance(message, JSONRPCRequest):
-            self._owed.add(message.id)
-            self._notice()
+            if message.method != LISTEN:
+                self._owed.add(message.id)
+                self._notice()
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self._owed.discard((message.params or {}).get("requestId", ""))
 
@@ -132,6 +142,9 @@ class Inbound:
         try:
             notifications = _decode_block(block)
         except (msgspec.MsgspecError, RecursionError):
+            notifications = []
+        # An event that spans lines is none, and must not become one by the luck of standing whole in this block.
+        if len(notifications) != block.count(b"\n"):
             await self.take_lines(block.split(b"\n"), forward)
         else:
             short = _no_line_exceeds(block, SHALLOW_BYTES)
@@ -148,6 +161,8 @@ class Inbound:
                 batch.bytes += len(line)
                 batch.at_most_bytes = max(batch.at_most_bytes, len(line))
             elif line and not line.isspace():
+                await self._put(batch)  # what came before this line
+                batch = Batch([], 0, 0)
                 await self._take_line(line, forward)
         await self._put(batch)
 
@@ -191,19 +206,23 @@ class Inbound:
                 yield
             finally:
                 with anyio.move_on_after(_DRAIN_S, shield=True):
-                    while self._waiting.events or self._handing:
+                    while self._taking and (self._waiting.events or self._handing):
                         await self._changed.wait()
                 tasks.cancel_scope.cancel()
 
     async def _hand_over(self) -> None:
-        while True:
-            while not self._waiting.events:
-                await self._changed.wait()
-            batch, self._waiting, self._handing = self._waiting, Batch([], 0, 0), True
-            self._notice()
-            if self._receiver is not None:
-                await self._receiver.accept(batch)
-            self._handing = False
+        try:
+            while True:
+                while not self._waiting.events:
+                    await self._changed.wait()
+                batch, self._waiting, self._handing = self._waiting, Batch([], 0, 0), True
+                self._notice()
+                if self._receiver is not None:
+                    await self._receiver.accept(batch)
+                self._handing = False
+                self._notice()
+        finally:
+            self._taking = False
             self._notice()
 
     def _event_of(self, line: bytes) -> RawEvent | None:
@@ -237,23 +256,23 @@ class Inbound:
 
     async def _put_value(self, value: Any) -> None:
         try:
-            event = RawEvent.from_value(value)
-            size = len(msgspec.json.encode(value))
-        except (EventRejected, RecursionError) as error:
+            text = msgspec.json.encode(value)
+            event = RawEvent.from_value(msgspec.json.decode(text))  # Python's parsers let `NaN` through
+        except (EventRejected, msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             if self._receiver is not None:
                 self._receiver.reject(str(error))
             return
-        await self._put(Batch([event], size, size))
+        await self._put(Batch([event], len(text), len(text)))
 
     async def _put(self, batch: Batch) -> None:
-        if not batch.events:
+        if not batch.events or not self._taking:
             return
         waiting = self._waiting
         waiting.events += batch.events
         waiting.bytes += batch.bytes
         waiting.at_most_bytes = max(waiting.at_most_bytes, batch.at_most_bytes)
         self._notice()
-        while self._waiting.bytes > (BUFFER_BYTES_WHILE_OWED if self._owed else BUFFER_BYTES):
+        while self._taking and self._waiting.bytes > (BUFFER_BYTES_WHILE_OWED if self._owed else BUFFER_BYTES):
             await self._changed.wait()
 
     def _notice(self) -> None:

@@ -17,10 +17,11 @@ from mcp.shared.memory import create_client_server_memory_streams
 from eventhost.connections.inbound import Inbound
 from eventhost.connections.lines import LineTransport
 from eventhost.connections.streams import Streams, sorted_streams
-from eventhost.errors import ConnectionLost, SpawnError
+from eventhost.errors import ConnectionLost, SpawnError, cause_of
 from eventhost.kit import EventSource
 
 Found = EventSource | MCPServer | Server[Any]
+_FOUND = (EventSource, MCPServer, Server)
 
 
 def load(module: str, root: Path) -> Found:
@@ -33,21 +34,22 @@ def load(module: str, root: Path) -> Found:
     for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
         if _inside(sys.modules[loaded], root):
             del sys.modules[loaded]  # a file of the user's may have been edited since
+    importlib.invalidate_caches()  # another may have been written since
     sys.path.insert(0, str(root))
     try:
         found = importlib.import_module(name)
     except ImportError as error:
         raise SpawnError(f"module {name}: {error}; put it into {root} or install it") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpawnError(f"module {name} failed while it was imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(root))
     if attribute:
         server = getattr(found, attribute, None)
-        if not isinstance(server, Found):
+        if not isinstance(server, _FOUND):
             raise SpawnError(f"{module}: {attribute} is not an EventSource or a server of the MCP SDK")
         return server
-    servers = {id(value): value for value in vars(found).values() if isinstance(value, Found)}
+    servers = {id(value): value for value in vars(found).values() if isinstance(value, _FOUND)}
     if len(servers) != 1:
         raise SpawnError(
             f"module {name} holds {len(servers)} servers; name one of them: {name}:attribute"
@@ -77,7 +79,8 @@ async def inprocess_transport(
         try:
             await run()
         except Exception as error:
-            lost(f"{type(error).__name__}: {error}")
+            cause = cause_of(error)
+            lost(f"{type(cause).__name__}: {cause}")
         else:
             lost("the server returned")
 

@@ -50,8 +50,11 @@ class LineTransport:
             self._keep(chunk)
             return
         start = 0
-        if self._skipping:
-            self._skipping, start = False, chunk.index(b"\n") + 1
+        if self._skipping or self._parts:
+            start = chunk.index(b"\n")
+            self._keep(chunk[:start])
+            if self._skipping:
+                self._skipping, start = False, start + 1
         block = b"".join([*self._parts, chunk[start:end]])
         self._parts, self._parts_size = [], 0
         if end < len(chunk):
@@ -73,9 +76,8 @@ class LineTransport:
         self._parts.append(part)
         self._parts_size += len(part)
         if self._parts_size > MAX_LINE_BYTES:
-            self._inbound.take_garbage(
-                f"a line of more than {MAX_LINE_BYTES} bytes, beginning {self._parts[0][:100]!r}"
-            )
+            beginning = b"".join(self._parts)[:100].decode(errors="replace")
+            self._inbound.take_garbage(f"a line of more than {MAX_LINE_BYTES} bytes, beginning {beginning}")
             self._parts, self._parts_size, self._skipping = [], 0, True
 
     async def _forward(self, message: SessionMessage) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anyio
-from mcp import Client
+from mcp import Client, MCPError
 from mcp_types import Implementation, ServerCapabilities
-from mcp_types.version import LATEST_MODERN_VERSION
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
 from eventhost import __version__
 from eventhost.config import Protocol, ServerConfig, ServerKind
@@ -31,6 +32,9 @@ from eventhost.wire import SERVER_CONFIG_VARIABLE, STATE_DIR_VARIABLE
 INHERITED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """The variables of the host's own environment that every child gets; none of them holds a secret."""
 
+CLIENT_NAME = "eventhost"
+"""What the host calls itself where it takes events, and says which of them it has accepted."""
+
 MOST_PAGES = 100
 
 
@@ -38,8 +42,6 @@ def minimal_environment() -> dict[str, str]:
     """What every program that the host starts gets of the host's own environment."""
     return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
-
-_MODES = {Protocol.LEGACY: "legacy", Protocol.AUTO: "auto", Protocol.MODERN: LATEST_MODERN_VERSION}
 
 # A child that closed its stdout is mostly about to die, and then has more to say about why.
 _DEATH_AFTER_SILENCE_S = 0.5
@@ -121,16 +123,21 @@ async def open_link(
         ConnectionLost: it ended, or could not be reached.
     """
     ending = _Ending()
+    # A source that knows this name waits to be told that its events were accepted; from a client none are taken.
+    name = CLIENT_NAME if inbound.takes_events else f"{CLIENT_NAME}-tools"
     try:
         async with (
             _reached(config, surroundings, inbound, log, ending) as (transport, process),
             Client(
                 transport,
-                mode=_MODES[config.protocol],
-                client_info=Implementation(name="eventhost", version=__version__),
+                # Not a modern version itself: the SDK would take it on trust, and ask nothing of the server.
+                mode="legacy" if config.protocol is Protocol.LEGACY else "auto",
+                client_info=Implementation(name=name, version=__version__),
                 cache=None,
             ) as client,
         ):
+            if config.protocol is Protocol.MODERN and client.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+                raise ConnectionLost(f'speaks MCP {client.protocol_version}; write "protocol": "legacy", or "auto"')
             pid = process.pid if process else None
             yield Link(client, client.protocol_version, client.server_capabilities, pid, ending)
     except Exception as error:
@@ -169,18 +176,19 @@ async def _stdio(
         await process.send(data)
 
     lines = LineTransport(inbound, send)
-    async with _child(config, surroundings, log, ending, lines.feed, {}) as process, anyio.create_task_group() as tasks:
+    async with AsyncExitStack() as stack:
+        stack.callback(lines.close)
+        process = await stack.enter_async_context(_child(config, surroundings, log, ending, lines.feed, {}))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
 
         async def end() -> None:
             await ending.event.wait()
             lines.end()
 
         tasks.start_soon(end)
-        try:
-            yield lines, process
-        finally:
-            lines.close()
-            tasks.cancel_scope.cancel()
+        stack.callback(tasks.cancel_scope.cancel)
+        stack.callback(lines.close)  # before the child is stopped: what it still says is for nobody but its events
+        yield lines, process
 
 
 @asynccontextmanager
@@ -210,7 +218,10 @@ async def _child(
             await anyio.sleep(_DEATH_AFTER_SILENCE_S)
 
         async def watch() -> None:
-            await first_of(process.ended.wait, fell_silent)
+            if config.kind is ServerKind.STDIO:
+                await first_of(process.ended.wait, fell_silent)
+            else:
+                await process.ended.wait()  # what it does with its stdout is its own affair
             log.end()
             ending.lost(process.describe_end() if process.ended.is_set() else "closed its stdout but lived on")
 
@@ -228,6 +239,11 @@ def _plain(error: Exception, reason: str) -> EventhostError:
     if isinstance(cause, EventhostError) and not isinstance(cause, ConnectionLost):
         return cause
     return ConnectionLost(reason or str(cause) or type(cause).__name__)
+
+
+NO_ANSWER = (MCPError, ValidationError, RuntimeError, TimeoutError)
+"""What a request through `Link.client` raises when the server refuses it, answers nonsense, answers not at all, or has
+ended meanwhile. The SDK has `RuntimeError` for an answer that contradicts a schema, and for a client that was left."""
 
 
 async def list_all(method: Callable[..., Awaitable[Any]], field: str) -> list[Any]:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from typing import IO
 
 CHUNK_BYTES = 64 * 1024
-"""The most that is read at once: what Linux gives a pipe. A larger buffer costs ten times as much to come by (mmap)."""
+"""The most that is read at once: what Linux gives a pipe, and what is dealt with before others wait for long."""
 
 BUSY_BYTES = CHUNK_BYTES // 2
-"""Who has that much waiting writes much, and is worth the other."""
+"""Who has that much waiting writes much, and is worth a wider pipe."""
 
-BUSY_CHUNK_BYTES = 256 * 1024
-"""The same for a child that writes much, whose pipe is widened to it; others leave the user's quota of pipes alone."""
+WIDE_BYTES = 256 * 1024
+"""How much the pipe of a child that writes much holds; others leave the user's quota of pipes alone."""
 
 
 class OutputPipe:
@@ -37,7 +37,6 @@ class OutputPipe:
         self._loop = asyncio.get_running_loop()
         self._registered = False
         self._widened = False
-        self._limit = CHUNK_BYTES
         self._reading: asyncio.Future[bytes | None] | None = None
 
     async def read(self) -> bytes | None:
@@ -51,10 +50,7 @@ class OutputPipe:
         finally:
             self._reading = None
         if chunk is not None and len(chunk) >= BUSY_BYTES:
-            self._limit = BUSY_CHUNK_BYTES
             self._widen()
-        else:
-            self._limit = CHUNK_BYTES
         return chunk
 
     def wake(self) -> None:
@@ -67,7 +63,7 @@ class OutputPipe:
         count = array.array("i", [0])
         fcntl.ioctl(self._descriptor, termios.FIONREAD, count)
         left = count[0]
-        while left > 0 and (chunk := os.read(self._descriptor, min(left, BUSY_CHUNK_BYTES))):
+        while left > 0 and (chunk := os.read(self._descriptor, min(left, CHUNK_BYTES))):
             left -= len(chunk)
             yield chunk
 
@@ -86,7 +82,7 @@ class OutputPipe:
             self._withdraw()
             return
         try:
-            self._reading.set_result(os.read(self._descriptor, self._limit))
+            self._reading.set_result(os.read(self._descriptor, CHUNK_BYTES))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -96,4 +92,4 @@ class OutputPipe:
         if sys.platform == "linux" and not self._widened:
             self._widened = True
             with contextlib.suppress(OSError):  # the quota is used up: smaller chunks will do
-                fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, BUSY_CHUNK_BYTES)
+                fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, WIDE_BYTES)

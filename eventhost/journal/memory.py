@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
+from itertools import count, islice, repeat
 
 from eventhost.event import EnvEvent
 from eventhost.journal.protocol import Entry, JournalStatistics
@@ -30,7 +30,7 @@ class MemoryJournal:
 
     async def append(self, events: Sequence[EnvEvent]) -> int:
         first, at_ms = self._head + 1, int(time.time() * 1000)
-        self._ring.extend([Entry(seq, at_ms, event) for seq, event in enumerate(events, first)])
+        self._ring.extend(map(Entry, count(first), repeat(at_ms), events))
         self._head += len(events)
         return first
 

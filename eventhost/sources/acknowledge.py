@@ -25,10 +25,13 @@ class _Accepted(Notification[_AcceptedParams, Literal["notifications/eventsource
 
 
 class Acknowledger:
-    """Gathers what became of events, and tells the source; never makes the one who reports it wait."""
+    """Gathers what became of events, and tells the source; never makes the one who reports it wait.
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    Gathers before there is a link, too: a source may speak before the host knows that it asked for this.
+    """
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
         self._ids: list[str] = []
         self._rejected: list[dict[str, str]] = []
         self._gathered = anyio.Event()
@@ -36,21 +39,28 @@ class Acknowledger:
     def accepted(self, ids: list[str]) -> None:
         """These are in the journal."""
         self._ids += ids
-        self._gathered.set()
-        if len(self._ids) > MOST_UNSENT:
-            self._link.lost("does not read the acknowledgements that it asked for")
+        self._note()
 
     def rejected(self, event_id: str, reason: str) -> None:
         """This one never will be."""
         self._rejected.append({"id": event_id, "reason": reason})
-        self._gathered.set()
+        self._note()
 
-    async def run(self) -> None:
+    def _note(self) -> None:
+        self._gathered.set()
+        if len(self._ids) + len(self._rejected) <= MOST_UNSENT:
+            return
+        if self._link is not None:
+            self._link.lost("does not read the acknowledgements that it asked for")
+        self._ids, self._rejected = [], []
+
+    async def run(self, link: Link) -> None:
         """Send what has gathered, until cancelled."""
+        self._link = link
         while True:
             await self._gathered.wait()
             self._gathered = anyio.Event()
             ids, rejected = self._ids, self._rejected
             self._ids, self._rejected = [], []
             notification: Any = _Accepted(params=_AcceptedParams(ids=ids, rejected=rejected))
-            await self._link.client.session.send_notification(cast("ClientNotification", notification))
+            await link.client.session.send_notification(cast("ClientNotification", notification))

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import structlog
-from mcp import MCPError
 
 from eventhost.config import SourceConfig
 from eventhost.connections import (
@@ -18,16 +17,15 @@ from eventhost.connections import (
     Link,
     Received,
     SourceLog,
-    list_all,
 )
 from eventhost.errors import ConnectionLost
 from eventhost.event import EnvEvent, SourceProfile, normalize_batch
 from eventhost.sources.acknowledge import Acknowledger
 from eventhost.sources.dedup import DuplicateWindow
-from eventhost.sources.poll import poll
+from eventhost.sources.poll import offers_polling, poll
 from eventhost.sources.resources import ResourceWatch
 from eventhost.sources.status import SourceStatus
-from eventhost.wire import ACK, LIST_PENDING_EVENTS
+from eventhost.wire import ACK
 
 log = structlog.get_logger()
 
@@ -51,7 +49,7 @@ class EventMcpClient:
         self._pool, self._publish = pool, publish
         self._log = SourceLog(config.name)
         self._window = DuplicateWindow()
-        self._acknowledger: Acknowledger | None = None
+        self._acknowledger: Acknowledger | None = Acknowledger()
         self._resources: ResourceWatch | None = None
         self._polling = False
         self._pushed = False
@@ -170,21 +168,24 @@ class EventMcpClient:
         wanted = self.config.server.resources
         try:
             async with anyio.create_task_group() as tasks:
-                if ACK in (link.capabilities.experimental or {}):
-                    self._acknowledger = Acknowledger(link)
-                    tasks.start_soon(self._acknowledger.run)
-                elif await _offers_polling(link):
+                if ACK not in (link.capabilities.experimental or {}):
+                    self._acknowledger = None
                     tasks.start_soon(self._poll, link)
+                elif self._acknowledger is not None:
+                    tasks.start_soon(self._acknowledger.run, link)
                 if wanted and link.capabilities.resources is not None:
                     self._resources = ResourceWatch(link, wanted, self._take, self.reject)
                     tasks.start_soon(self._resources.run)
                 elif wanted:
                     self.reject(f"resources {list(wanted)} are configured, but the server offers none")
+                await link.ended.wait()
         finally:
-            self._acknowledger = self._resources = None
+            self._acknowledger, self._resources = Acknowledger(), None
 
     async def _poll(self, link: Link) -> None:
-        self._polling = True
+        self._polling = await offers_polling(link)
+        if not self._polling:
+            return
         await poll(link, self.config.poll_interval_s, self._take, self.reject, enough=lambda: self._pushed)
         self._polling = False
 
@@ -197,13 +198,3 @@ class EventMcpClient:
         self.connection: Connection = self._pool.add(
             config.server, receiver=self, serve=self._serve, source_log=self._log
         )
-
-
-async def _offers_polling(link: Link) -> bool:
-    if link.capabilities.tools is None:
-        return False
-    try:
-        tools = await list_all(link.client.list_tools, "tools")
-    except MCPError:
-        return False  # it declares tools and cannot list them: then none of them can be meant
-    return any(tool.name == LIST_PENDING_EVENTS for tool in tools)

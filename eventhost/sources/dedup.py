@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from eventhost.event import EnvEvent
+
+_id = attrgetter("id")
 
 WINDOW_EVENTS = 4096
 WINDOW_BYTES = 2 * 1_048_576
@@ -29,10 +33,10 @@ class DuplicateWindow:
         self._young_bytes += size_bytes
         if len(self._young) >= WINDOW_EVENTS or self._young_bytes > WINDOW_BYTES:
             self._old, self._young, self._young_bytes = self._young, {}, size_bytes
-        ids = [event.id for event in events]
+        by_id = dict(zip(map(_id, events), events, strict=True))
         young, old = self._young, self._old
-        if young.keys().isdisjoint(ids) and old.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
-            young.update(zip(ids, events, strict=True))
+        if len(by_id) == len(events) and young.keys().isdisjoint(by_id) and old.keys().isdisjoint(by_id):
+            young.update(by_id)
             return events
         fresh = []
         for event in events:

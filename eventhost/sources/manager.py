@@ -43,6 +43,7 @@ class EventMcpManager:
 
     async def remove(self, names: Iterable[str]) -> None:
         """Stop and forget these sources."""
+        names = list(names)
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(self._pool.remove, name)

@@ -94,7 +94,9 @@ class _Face:
         )
 
     async def reload(self, request: Request) -> Response:
-        return json_answer(await self._environment.reload())
+        report = await self._environment.reload()
+        done = {"started": report.started, "restarted": report.restarted, "stopped": report.stopped}
+        return json_answer({**done, "problems": [problem._asdict() for problem in report.problems]})
 
     async def sources(self, request: Request) -> Response:
         return json_answer({"sources": self._environment.source_statuses()})
@@ -180,7 +182,8 @@ async def _rejected(request: Request, error: Exception) -> Response:
 
 async def _config_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ConfigError)
-    return error_answer(409, ErrorCode.SERVER_ERROR, str(error), {"problems": error.problems})
+    problems = [problem._asdict() for problem in error.problems]
+    return error_answer(409, ErrorCode.SERVER_ERROR, str(error), {"problems": problems})
 
 
 async def _closing(request: Request, error: Exception) -> Response:
