@@ -336,6 +336,11 @@ class ServerEnvironment:
             sorted(changes.sources_removed | changes.clients_removed),
             [problem for problems in new.broken.values() for problem in problems],
         )
+        for part in ("http", "journal", "log"):
+            if getattr(new, part) != getattr(self.config, part):
+                log.warning("restart_needed", part=part)
+                message, mend = "takes effect when the host starts anew", "restart it"
+                report.problems.append(Problem("config.jsonc", message, mend, part, fatal=False))
         for name, problems in new.broken.items():
             self._report(name, problems)
             if name in self._sources.get_clients():

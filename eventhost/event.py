@@ -23,7 +23,7 @@ UNMEASURED_BYTES = MAX_EVENT_BYTES // 4
 """JSON text this short stays within `MAX_EVENT_BYTES` when it is written anew: a number grows most, to less than four
 times its length (`1e15` becomes `1000000000000000.0`)."""
 
-MAX_DEPTH = 512
+MAX_DEPTH = 256
 """The deepest nesting of objects and arrays that the host accepts in a payload or in metadata."""
 
 SHALLOW_BYTES = 2 * MAX_DEPTH

@@ -10,11 +10,14 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 import anyio
+import structlog
 from mcp_types import CallToolResult, GetPromptResult, Prompt, ReadResourceResult, Resource, Tool
 
 from eventhost.config import ServerConfig
 from eventhost.connections import NO_ANSWER, Connection, ConnectionPool, EventSourceStatus, Link, list_all
 from eventhost.errors import ConnectionLost, NotFound
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Named = TypeVar("Named", Tool, Prompt)
@@ -243,6 +246,7 @@ async def _answer(request: Awaitable[T], what: str) -> T:
     except TimeoutError:
         raise ConnectionLost(f"{what}: no answer within {LIST_TIMEOUT_S:g} s") from None
     except NO_ANSWER as error:
+        log.warning("request_failed", what=what, error=str(error))  # who asks many servers only leaves this one out
         raise ConnectionLost(f"{what}: {error}") from error
 
 

@@ -945,7 +945,8 @@ async def test_a_kit_source_may_live_in_this_process_and_its_crash_is_its_own(ho
 )
 async def test_a_server_of_the_sdk_may_live_in_this_process(host: Hosting, protocol: Protocol, spoken: str) -> None:
     taken = Taken()
-    connection = await host.running(in_process(host, "inner", SDK, protocol=protocol), taken)
+    config = replace(in_process(host, "inner", SDK, protocol=protocol), module="inner:server")
+    connection = await host.running(config, taken)
     assert connection.link is not None
     assert connection.link.protocol == spoken
     await connection.link.client.call_tool("say", {"text": "hello"})

@@ -203,6 +203,16 @@ async def test_a_broken_root_config_changes_nothing(folder: Folder) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_change_that_needs_a_restart_of_the_host_says_so(folder: Folder) -> None:
+    async with ServerEnvironment.from_path(folder.root) as env:
+        folder.config('{"log": {"level": "debug"}}')
+        [problem] = (await env.reload()).problems
+        assert str(problem) == "config.jsonc: log: takes effect when the host starts anew; restart it"
+        assert not problem.fatal
+        assert (await env.reload()).problems == []
+
+
+@pytest.mark.anyio
 async def test_a_renamed_folder_is_another_source(folder: Folder) -> None:
     door = folder.source("door")
     async with ServerEnvironment.from_path(folder.root) as env:
@@ -409,11 +419,13 @@ async def main():
 anyio.run(main)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as host:
-        assert host.stdout is not None
-        assert host.stdout.readline() == b"up\n"
-        family = psutil.Process(host.pid).children(recursive=True)
-        assert sum(process.name() == "sleep" for process in family) == 2
-        host.kill()
+        try:
+            assert host.stdout is not None
+            assert host.stdout.readline() == b"up\n"
+            family = psutil.Process(host.pid).children(recursive=True)
+            assert sum(process.name() == "sleep" for process in family) == 2
+        finally:
+            host.kill()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and any(_lives(process) for process in family):
         time.sleep(0.01)

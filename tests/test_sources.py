@@ -642,6 +642,17 @@ async def test_nobody_is_told_who_did_not_ask(host: Hosting) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_source_that_asks_only_later_is_told_from_then_on(host: Hosting) -> None:
+    client = host.sources.add(source_config(host.tiny("door", 'def initialized(): emit(id="1")')))
+    with anyio.fail_after(LIMIT_S):
+        await client.connect()
+        await host.events(1)
+        asking = ACKING + 'emit(id="2")\ndef initialized(): emit(id="3")'
+        assert await client.reconfigure(source_config(host.tiny("door", asking)))
+    await until(lambda: acknowledged(client) == (["2", "3"], {}))
+
+
+@pytest.mark.anyio
 async def test_acceptance_is_told_only_after_publishing(host: Hosting) -> None:
     publish = Gated()
     client = publish.source(host, host.tiny("door", ACKING + 'def initialized(): emit(id="1")'))

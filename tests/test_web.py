@@ -211,7 +211,7 @@ async def test_an_event_is_published_and_can_be_read_again(environment: FakeEnvi
         (b"{}", -32602),
         (b'{"type": ""}', -32602),
         (b'{"type": "host.gap"}', -32602),
-        (b'{"type": "a", "payload": ' + b"[" * 600 + b"]" * 600 + b"}", -32602),
+        (b'{"type": "a", "payload": ' + b"[" * 300 + b"]" * 300 + b"}", -32602),
     ],
 )
 async def test_what_is_no_event_is_refused_with_the_reason(

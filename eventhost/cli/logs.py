@@ -17,7 +17,7 @@ from structlog.typing import EventDict
 from eventhost.cli.show import printable
 from eventhost.errors import ConfigError, Problem
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LEVEL_VARIABLE: Final = "EVENTHOST_LOG_LEVEL"
 
 

@@ -144,4 +144,4 @@ class EnvironmentConfig:
     journal: JournalConfig = field(default_factory=JournalConfig)
     log: LogConfig = field(default_factory=LogConfig)
     launch_limit: int = 0
-    """How many servers may be starting at once; 0 means the number of processors, at least 2."""
+    """How many servers may be starting at once; 0 means two more than there are processors."""

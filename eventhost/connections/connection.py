@@ -161,11 +161,10 @@ class Connection:
                     self._opening = opening
                     await slot.take()
                     opening.deadline = anyio.current_time() + timings.init_timeout_s
-                    startsecs_over = anyio.current_time() + timings.startsecs_s
                     async with open_link(self.config, self._surroundings, inbound, self.log) as link:
                         opening.deadline, self._opening = math.inf, None
                         slot.free()
-                        reason = await self._stay(link, startsecs_over)
+                        reason = await self._stay(link)
             if reason:
                 self._fail(reason)  # only now: what it said last may have been worth an error too
             elif opening.cancelled_caught and not self._stop.is_set():
@@ -180,7 +179,7 @@ class Connection:
             self._opening = self.link = self.up_since = None
         return self.status is EventSourceStatus.RUNNING
 
-    async def _stay(self, link: Link, startsecs_over: float) -> str:
+    async def _stay(self, link: Link) -> str:
         """Stay with a link until it ends, and return why, or until a stop is asked for."""
         self.link, self.up_since = link, time.monotonic()
         self._notice()
@@ -189,7 +188,7 @@ class Connection:
                 tasks.start_soon(self._serve, link)
             if self.config.kind in (ServerKind.HTTP, ServerKind.REMOTE):
                 tasks.start_soon(self._ping, link)
-            with anyio.CancelScope(deadline=startsecs_over) as starting:
+            with anyio.move_on_after(self.config.timings.startsecs_s) as starting:
                 await first_of(link.ended.wait, self._stop.wait)
             if starting.cancelled_caught:
                 self._become(EventSourceStatus.RUNNING)

@@ -27,14 +27,15 @@ class ConnectionPool:
         launch_limit: int = 0,
         on_status: Callable[[Connection], None] | None = None,
     ) -> None:
-        """`launch_limit` bounds how many servers may be starting at once; 0 means as many as there are processors.
+        """`launch_limit` bounds how many servers may be starting at once.
 
-        `on_status` is called after each change of any connection's status.
+        0 means two more than there are processors: one that starts waits for the host now and then. `on_status` is
+        called after each change of any connection's status.
         """
         self.surroundings = surroundings
         self._on_status = on_status
         self.connections: dict[str, Connection] = {}
-        self._launches = anyio.CapacityLimiter(launch_limit or max(2, os.cpu_count() or 2))
+        self._launches = anyio.CapacityLimiter(launch_limit or (os.cpu_count() or 1) + 2)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:

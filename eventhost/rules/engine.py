@@ -147,12 +147,14 @@ class RuleEngine:
         journal, bus = self._bus.journal, self._bus
         since_yield = 0
         while await bus.grown(self._position):
-            missed = journal.first - self._position - 1
+            entries = await journal.read(self._position, _BATCH)
+            # Asked only now: what was there before the reading may have been overwritten meanwhile.
+            missed = (entries[0].seq if entries else journal.first) - self._position - 1
             if missed > 0:
                 self._missed += missed
                 self._position += missed
                 log.warning("rules_missed_events", missed=missed, resume=self._position + 1)
-            for entry in await journal.read(self._position, _BATCH):
+            for entry in entries:
                 try:
                     # Asked for anew each time: an update takes effect from the next event on.
                     for name in self._index.match(entry.event):
