@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 
 import anyio
 import psutil
 
 from benchmarks.daemon import daemon
-from benchmarks.hosting import child, hosting, run_as_daemon
+from benchmarks.hosting import CHILDREN, child, hosting, run_as_daemon
 from benchmarks.report import Aim, Report
 
 ROUNDS = 3
@@ -30,6 +33,28 @@ def first_event_s(script: str) -> float:
             return time.perf_counter() - started
 
     return run_as_daemon(measure)
+
+
+def without_host_s(count: int) -> float:
+    """From spawning so many of the same sources to the first event of each, with nobody but the kernel to help."""
+    initialize = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bare", "version": "1"}}
+    first = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize})
+    second = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})
+    started = time.perf_counter()
+    command = [sys.executable, str(CHILDREN / "kit_source.py")]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]
+    for process in children:
+        assert process.stdin is not None
+        process.stdin.write(f"{first}\n{second}\n".encode())
+        process.stdin.flush()
+    for process in children:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()
+    taken_s = time.perf_counter() - started
+    for process in children:
+        process.communicate()
+    return taken_s
 
 
 def many(count: int) -> dict[str, float]:
@@ -64,6 +89,7 @@ def run() -> Report:
         rounds.setdefault("kit_spawn_to_first_event_s", []).append(first_event_s("kit_source.py"))
         rounds.setdefault("sdk_spawn_to_first_event_s", []).append(first_event_s("sdk_source.py"))
         for count in (50, 200):
+            rounds.setdefault(f"{count}_sources_without_host_s", []).append(without_host_s(count))
             for name, value in many(count).items():
                 rounds.setdefault(name, []).append(value)
     for name, values in rounds.items():
