@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -670,10 +669,9 @@ def sample(language: str) -> str:
     ("language", "file", "program"), [("python", "server.py", sys.executable), ("js", "s.mjs", "node")]
 )
 def test_the_samples_in_the_docs_emit_and_wait_for_acceptance(
-    language: str, file: str, program: str, tmp_path: Path
+    language: str, file: str, program: str, tmp_path: Path, needs: Callable[[str], str]
 ) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    needs(program)
     path = tmp_path / file
     path.write_text(sample(language))
     with process(str(path), program=program, MCP_SERVER_CONFIG='{"interval": 1}') as child:
