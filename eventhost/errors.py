@@ -50,6 +50,14 @@ class BusClosed(EventhostError):
     """The host is stopping; the event was not accepted and may be sent again to the next one."""
 
 
+class JournalFailed(BusClosed):
+    """The journal can take nothing more until the host is started anew; the event was not accepted."""
+
+
+class JournalUnusable(EventhostError):
+    """This file cannot be the journal; another version of eventhost, or another file, is needed."""
+
+
 class SpawnError(EventhostError):
     """A program could not be started; the command or the machine must be mended first."""
 
@@ -67,11 +75,11 @@ class NotFound(EventhostError):
 
 
 class ActionError(EventhostError):
-    """An action failed. `retry` tells whether the same attempt may succeed later."""
+    """An action failed. `retry` tells whether the same attempt may succeed later, `after_s` how long to wait before."""
 
-    def __init__(self, message: str, *, retry: bool = True) -> None:
+    def __init__(self, message: str, *, retry: bool = True, after_s: float = 0) -> None:
         super().__init__(message)
-        self.retry = retry
+        self.retry, self.after_s = retry, after_s
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, wraps
+from inspect import Signature, signature
 from itertools import count
 from threading import Lock
 from typing import Any, Final
@@ -18,9 +19,10 @@ from weakref import WeakValueDictionary, finalize
 from minijinja import Environment, TemplateError
 
 from eventhost.event import EnvEvent
-from eventhost.expression import filters
+from eventhost.expression import compare, data, filters, regex, times
+from eventhost.expression.calls import Kind, Misplaced, calls_in, check_call
 from eventhost.expression.source import ExpressionError, Token, names_in
-from eventhost.expression.views import Budget, ListView, ObjectView, to_text, view
+from eventhost.expression.views import MISSING, Budget, ListView, ObjectView, to_text, view
 
 VARIABLES: Final = ("id", "type", "timestamp", "metadata", "payload")
 """What an expression sees of an event."""
@@ -29,6 +31,14 @@ FUEL: Final = 50_000
 """How many instructions one evaluation may take."""
 
 _PLACE: Final = re.compile(r" \(in [^()]*:\d+\)$")
+_OPERANDS: Final = re.compile(r"tried to use \S+ operator on unsupported types (\w+) and (\w+)")
+_KINDS: Final = {
+    "none": "nothing",
+    "bool": "a boolean",
+    "map": "an object",
+    "sequence": "a list",
+    "iterator": "an object",
+}
 # What an evaluation of a sample shows to be wrong whatever the event is.
 _ALWAYS_WRONG: Final = ("UnknownFilter", "UnknownTest", "UnknownFunction", "TooManyArguments", "MissingArgument")
 # These make strings whose size the event decides; the filters of the same name are bounded.
@@ -57,8 +67,24 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self._budget = Budget()
+        self._budget = budget = Budget()
         self._kept: list[Any] = []
+        self._at_ms = 0
+        self._ours: dict[Kind, dict[str, Callable[..., Any]]] = {
+            "filter": {
+                **filters.filters(budget),
+                **regex.filters(budget),
+                **times.filters(budget),
+                **data.filters(budget),
+                **compare.filters(),
+            },
+            "test": {**filters.tests(budget), **regex.tests(budget)},
+            "function": {**filters.functions(budget), **times.functions(lambda: self._at_ms)},
+        }
+        self.signatures: dict[tuple[Kind, str], Signature] = {
+            (kind, name): signature(function) for kind, ours in self._ours.items() for name, function in ours.items()
+        }
+        """Of the filters, tests and functions that are not the engine's own."""
         self._turn = Lock()
         self._names = count()
         self._loaded: set[str] = set()
@@ -67,20 +93,33 @@ class Engine:
         self._jinja = self._start()
 
     def _start(self) -> Environment:
+        budget = self._budget
+
+        def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+            # `map` and `select` call one for each character of a text, which is one instruction to the engine.
+            @wraps(function)
+            def call(*arguments: Any, **named: Any) -> Any:
+                budget.read()
+                return function(*arguments, **named)
+
+            return call
+
+        ours = {kind: {name: counted(each) for name, each in made.items()} for kind, made in self._ours.items()}
         jinja = Environment(
             undefined_behavior="strict",
             fuel=FUEL,
             keep_trailing_newline=True,
             finalizer=self._print,
-            filters={**filters.filters(self._budget), "__keep": self._keep},
-            tests=filters.tests(self._budget),
+            filters={**ours["filter"], "__keep": self._keep},
+            tests=ours["test"],
         )
         for name in filters.REMOVED_FILTERS:
             jinja.remove_filter(name)
         for name in filters.REMOVED_FUNCTIONS:
             jinja.remove_global(name)
-        for name, function in filters.functions(self._budget).items():
+        for name, function in ours["function"].items():
             jinja.add_global(name, function)
+        jinja.add_global("__missing", MISSING)
         return jinja
 
     def compile(self, source: str) -> Compiled:
@@ -109,8 +148,12 @@ class Engine:
             raise ExpressionError(_explain(error)) from None
         self._loaded.add(compiled.name)
 
-    def run(self, compiled: Compiled, event: EnvEvent, extra: Mapping[str, Any] | None = None) -> tuple[str, Any]:
-        """The text that a template gives for this event, and the last `[value, is it a float]` that it kept, or None.
+    def run(
+        self, compiled: Compiled, event: EnvEvent, extra: Mapping[str, Any] | None = None, *, at_ms: int
+    ) -> tuple[str, Any]:
+        """The text that a template gives, and the last `[value, is it a float]` that it kept, or None.
+
+        The event was accepted at `at_ms`, in milliseconds since 1970.
 
         Raises:
             ExpressionError: it failed, or was stopped by one of its bounds.
@@ -121,6 +164,7 @@ class Engine:
             budget, kept = self._budget, self._kept
             budget.refill()
             kept.clear()
+            self._at_ms = at_ms
             variables = {
                 "id": event.id,
                 "type": event.type,
@@ -159,7 +203,7 @@ class Engine:
             except TemplateError as error:
                 refusal = error
             else:
-                return found - set(known) - set(self._jinja.globals)
+                return found - set(known) - {name for name in self._jinja.globals if not name.startswith("__")}
             if expression:
                 # What is no expression within brackets is none without: nothing is evaluated here.
                 try:
@@ -181,6 +225,11 @@ class Engine:
                 return "CallbackError"
             return ""
 
+    def literal(self, token: Token) -> str:
+        """What a string in an expression says."""
+        with self._turn:
+            return str(self._jinja.eval_expr(token.text))
+
     def try_out(self, compiled: Compiled, variables: Iterable[str]) -> None:
         """Evaluate once, on an empty event, for what goes wrong whatever the event is.
 
@@ -190,6 +239,7 @@ class Engine:
         with self._turn:
             self._budget.refill()
             self._kept.clear()
+            self._at_ms = 0
             sample: dict[str, Any] = {name: ObjectView({}, self._budget) for name in variables}
             sample |= {"id": "", "type": "", "timestamp": 0}
             try:
@@ -215,8 +265,12 @@ class Engine:
 ENGINE: Final = Engine()
 
 
-def check(text: str, tokens: Sequence[Token], variables: Sequence[str], *, expression: bool = False) -> None:
+def check(
+    text: str, tokens: Sequence[Token], variables: Sequence[str], *, expression: bool = False
+) -> tuple[object, ...]:
     """Refuse a template, or an expression, for its syntax and for what it refers to and will never find.
+
+    What it gives was made ready for its evaluations, and is to be held as long as they may come.
 
     Raises:
         ExpressionError: saying what is unknown, where, and what was perhaps meant.
@@ -229,12 +283,10 @@ def check(text: str, tokens: Sequence[Token], variables: Sequence[str], *, expre
         if _unknown("''.{}()", token.text) == "UnknownMethod":
             hint = "; an object's fields are read by name, value|items gives its pairs" * (token.text in dir(dict))
             raise _at(text, token, f"unknown method {token.text}{hint}")
-    for token in names.filters:
-        if token.text.startswith("__") or _unknown("1|{}", token.text) == "UnknownFilter":
-            raise _at(text, token, f"unknown filter {token.text}")
-    for token in names.tests:
-        if _unknown("1 is {}", token.text) == "UnknownTest":
-            raise _at(text, token, f"unknown test {token.text}")
+    calls = tuple(calls_in(tokens))
+    for call in calls:
+        if call.kind != "function" and _is_unknown(call.kind, call.name):
+            raise _at(text, call.token, f"unknown {call.kind} {call.name}")
     for token in names.others:
         if token.text in unknown:
             meant = get_close_matches(token.text, variables, 1)
@@ -242,6 +294,15 @@ def check(text: str, tokens: Sequence[Token], variables: Sequence[str], *, expre
             raise _at(text, token, f"unknown name {token.text}; {known}")
     if unknown:
         raise ExpressionError(f"unknown name {min(unknown)}; known here: {', '.join(variables)}")
+    held: list[object] = []
+    for call in calls:
+        found = ENGINE.signatures.get((call.kind, call.name))
+        if found is not None:
+            try:
+                held += check_call(call, found, ENGINE.literal)
+            except Misplaced as error:
+                raise _at(text, error.token, str(error)) from None
+    return tuple(held)
 
 
 def check_statement(text: str, tokens: Sequence[Token]) -> None:
@@ -252,6 +313,13 @@ def check_statement(text: str, tokens: Sequence[Token]) -> None:
     """
     if tokens and tokens[0].text not in _STATEMENTS:
         raise _at(text, tokens[0], f"the statement {tokens[0].text} is not available here")
+
+
+def _is_unknown(kind: Kind, name: str) -> bool:
+    if name.startswith("__") or not name.isidentifier():
+        return True
+    form, error = ("1|{}", "UnknownFilter") if kind == "filter" else ("1 is {}", "UnknownTest")
+    return _unknown(form, name) == error
 
 
 @cache
@@ -276,4 +344,10 @@ def _explain(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     if error.kind == "OutOfFuel":
         return f"does too much work: more than {FUEL} instructions"
+    if operands := _OPERANDS.search(error.message):
+        # The operator may be one that was put in: see `compare`.
+        one, other = (_KINDS.get(word, f"a {word}") for word in operands.groups())
+        if "undefined" in operands.groups():
+            return _PLACE.sub("", error.message).partition("(")[2].rstrip(")") or "a value is undefined"
+        return f"cannot calculate with {one} and {other}, nor compare them; `|float` or `|string` makes them alike"
     return _PLACE.sub("", error.message)

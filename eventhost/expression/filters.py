@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
 from eventhost.expression.source import ExpressionError
-from eventhost.expression.views import Budget, ListView, ObjectView, encode, plain, to_text
+from eventhost.expression.views import Budget, ListView, ObjectView, encode, kind, plain, present, to_text
 
 REMOVED_FILTERS: Final = ("batch", "pprint", "slice", "wordwrap")
 REMOVED_FUNCTIONS: Final = ("cycler", "debug", "joiner", "namespace")
@@ -27,7 +28,7 @@ def filters(budget: Budget) -> dict[str, Callable[..., Any]]:
     """The filters by name."""
 
     def tojson(value: Any, indent: Any = None) -> str:
-        text = encode(plain(value))
+        text = encode(plain(present(value)))
         if indent is not None:
             text = msgspec.json.format(text, indent=min(_whole(indent, "indent"), 16))
         budget.write(len(text))
@@ -40,7 +41,7 @@ def filters(budget: Budget) -> dict[str, Callable[..., Any]]:
 
     def join(values: Any, separator: Any = "", attribute: Any = None) -> str:
         if isinstance(values, str) or not isinstance(values, ObjectView | ListView | list | tuple | dict):
-            raise ExpressionError(f"join: a list is needed, got {_kind(values)}")
+            raise ExpressionError(f"join: a list is needed, got {kind(values)}")
         items = [_attribute(item, attribute) for item in values] if attribute is not None else list(values)
         between = _text(separator, budget)
         texts = [_text(item, budget) for item in items]
@@ -77,6 +78,17 @@ def filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         budget.write(len(kept) + len(tail))
         return (kept if killwords else kept.rsplit(" ", 1)[0]) + tail
 
+    def urlencode(value: Any) -> str:
+        # The engine's own makes an empty text of a field that is not there.
+        if isinstance(value, ObjectView | dict):
+            pairs = [f"{quoted(_text(key, budget), '')}={quoted(_text(value[key], budget), '')}" for key in value]
+            return "&".join(pairs)
+        return quoted(_text(value, budget), "/")
+
+    def quoted(text: str, safe: str) -> str:
+        budget.write(3 * len(text))
+        return quote(text, safe)
+
     def items(value: Any) -> list[list[Any]]:
         _object(value, "items")
         return [[key, value[key]] for key in value]
@@ -98,7 +110,7 @@ def filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         if isinstance(value, list | tuple | dict):
             budget.read(len(value))
         elif not isinstance(value, str | ObjectView | ListView):
-            raise ExpressionError(f"in: a list, an object or a string is needed, got {_kind(value)}")
+            raise ExpressionError(f"in: a list, an object or a string is needed, got {kind(value)}")
         return value
 
     return {
@@ -110,6 +122,7 @@ def filters(budget: Budget) -> dict[str, Callable[..., Any]]:
         "format": format_,
         "indent": indent,
         "truncate": truncate,
+        "urlencode": urlencode,
         "items": items,
         "dictsort": dictsort,
     }
@@ -138,7 +151,7 @@ def tests(budget: Budget) -> dict[str, Callable[..., bool]]:
         if isinstance(values, str):
             return _text(value, budget) in values
         if not isinstance(values, ObjectView | ListView | list | tuple | dict):
-            raise ExpressionError(f"in: a list, an object or a string is needed, got {_kind(values)}")
+            raise ExpressionError(f"in: a list, an object or a string is needed, got {kind(values)}")
         if not isinstance(values, ObjectView | ListView):
             budget.read(len(values))
         return any(value == other for other in values)
@@ -155,24 +168,24 @@ def number(value: Any) -> Any:
     """
     if isinstance(value, int | float):
         return value
-    raise ExpressionError(f"* multiplies numbers, got {_kind(value)}")
+    raise ExpressionError(f"* multiplies numbers, got {kind(value)}")
 
 
 def _text(value: Any, budget: Budget) -> str:
-    if isinstance(value, str):
+    if isinstance(present(value), str):
         return str(value)
     return to_text(value, budget) if isinstance(value, ObjectView | ListView | dict | list | tuple) else str(value)
 
 
 def _whole(value: Any, name: str) -> int:
     if type(value) is not int or value < 0:
-        raise ExpressionError(f"{name}: a whole number is needed, got {_kind(value)}")
+        raise ExpressionError(f"{name}: a whole number is needed, got {kind(value)}")
     return value
 
 
 def _object(value: Any, name: str) -> None:
     if not isinstance(value, ObjectView | dict):
-        raise ExpressionError(f"{name}: an object is needed, got {_kind(value)}")
+        raise ExpressionError(f"{name}: an object is needed, got {kind(value)}")
 
 
 def _attribute(value: Any, name: Any) -> Any:
@@ -181,10 +194,3 @@ def _attribute(value: Any, name: Any) -> Any:
         return value[name]
     except KeyError:
         raise ExpressionError(f"join: an element has no field {name!r}") from None
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    names = {bool: "a boolean", int: "a number", float: "a number", ObjectView: "an object", dict: "an object"}
-    return "a string" if isinstance(value, str) else names.get(type(value), "a list")

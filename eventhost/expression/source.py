@@ -56,6 +56,10 @@ _TOKEN: Final = re.compile(
 )
 _OPENING: Final = re.compile(r"\{[{%#]")
 _RAW: Final = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}", re.DOTALL)
+TAKING_NULL: Final = frozenset(("format", "hash", "indent", "replace", "tojson", "truncate", "urlencode"))
+"""The filters of ours that would take a field that is not there for null: Python has no other word for it."""
+_NEUTRAL: Final = {"number": "0", "string": "''"}
+_MAKING_NUMBERS: Final = frozenset(("abs", "count", "duration", "float", "int", "length", "now", "timestamp"))
 _WORDS: Final = frozenset(("and", "or", "not", "in", "is", "if", "else"))
 
 
@@ -120,10 +124,8 @@ def regions_of(text: str) -> list[Region]:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a stretch of code refers to by name."""
+    """What a stretch of code refers to by name, but for filters and tests, which are calls."""
 
-    filters: tuple[Token, ...]
-    tests: tuple[Token, ...]
     methods: tuple[Token, ...]
     others: tuple[Token, ...]
     """Variables and functions, but also names of arguments and of what the template itself sets."""
@@ -131,8 +133,6 @@ class Names:
 
 def names_in(tokens: Sequence[Token]) -> Names:
     """The names in `tokens`, by what they are names of."""
-    filters: list[Token] = []
-    tests: list[Token] = []
     methods: list[Token] = []
     others: list[Token] = []
     for position, token in enumerate(tokens):
@@ -140,42 +140,85 @@ def names_in(tokens: Sequence[Token]) -> Names:
             continue
         before = [tokens[position - back].text if position >= back else "" for back in (1, 2)]
         called = position + 1 < len(tokens) and tokens[position + 1].text == "("
-        if before[0] == "|":
-            filters.append(token)
-        elif before[0] == "is" or before == ["not", "is"]:
-            if token.text != "not":
-                tests.append(token)
-        elif before[0] == ".":
+        if before[0] in ("|", "is") or before == ["not", "is"]:
+            continue
+        if before[0] == ".":
             # The methods of `loop` are the engine's, those of all else the strings'.
             if called and before[1] != "loop":
                 methods.append(token)
         elif token.text not in _WORDS:
             others.append(token)
-    return Names(tuple(filters), tuple(tests), tuple(methods), tuple(others))
+    return Names(tuple(methods), tuple(others))
 
 
 def guarded(text: str, tokens: Sequence[Token]) -> str:
-    """`text` with the filter `__number` put after both sides of each `*`, and `__searched` after what follows an `in`.
+    """`text` with what keeps the engine from doing what nobody means.
 
-    A filter binds tighter than any operator, so it takes the last thing before the `*` and the first one after; what
-    they are part of (`-a * b`, `a / b * c`, `a * b ** c`) is a number if they are, and is refused by the engine else.
+    - After both sides of each `*` the filter `__number`, and after what follows an `in` the filter `__searched`. A
+      filter binds tighter than any operator, so it takes the last thing before the `*` and the first one after; what
+      they are part of (`-a * b`, `a / b * c`, `a * b ** c`) is a number if they are, and is refused by the engine else.
+    - Beside both sides of each `<`, `<=`, `>` and `>=` what `compare` says; not where a `~` stands, which makes a text
+      of anything.
+    - Before a filter to which null is a value, what stands for a field that is not there.
     """
-    guards: dict[int, str] = {}
+    guards: list[tuple[int, int, str]] = []
     loops = bool(tokens) and tokens[0].text == "for"
+    compares = all(token.text != "~" for token in tokens)
     for position, token in enumerate(tokens):
-        if token.text == "in" and token.kind == "name":
-            end = None if loops else _operand_end(tokens, position + 1)
-            loops = False
-            if end is not None:
-                guards[tokens[end].end] = "__searched"
+        if token.kind == "name":
+            if token.text == "in":
+                end = None if loops else _operand_end(tokens, position + 1)
+                loops = False
+                if end is not None:
+                    guards.append((tokens[end].end, 0, "|__searched"))
+            elif token.text in TAKING_NULL and position > 1 and tokens[position - 1].text == "|":
+                guards.append((tokens[position - 2].end, 0, "|default(__missing)"))
         elif token.text == "*" and position and _ends_operand(tokens[position - 1]):
-            guards[tokens[position - 1].end] = "__number"
+            guards.append((tokens[position - 1].end, 0, "|__number"))
             end = _operand_end(tokens, position + 1)
             if end is not None:
-                guards[tokens[end].end] = "__number"
-    for place, guard in sorted(guards.items(), reverse=True):
-        text = f"{text[:place]}|{guard}{text[place:]}"
+                guards.append((tokens[end].end, 0, "|__number"))
+        elif token.text in ("<", "<=", ">", ">=") and position and compares:
+            guards += _beside(tokens, position)
+    for place, _, guard in sorted(set(guards), reverse=True):
+        text = f"{text[:place]}{guard}{text[place:]}"
     return text
+
+
+def _beside(tokens: Sequence[Token], position: int) -> list[tuple[int, int, str]]:
+    """What is put beside the sides of a comparison: its place, whether it comes after filters there, and its text.
+
+    One value tells the kind of its whole side, whatever is calculated with it.
+    """
+    before = tokens[position - 1]
+    end = _operand_end(tokens, position + 1)
+    if end is None:
+        return []
+    left, right = _known_kind(tokens, position - 1, position - 1), _known_kind(tokens, position + 1, end)
+    if left and right:
+        return []
+    if right:
+        return [(before.end, 1, f" + {_NEUTRAL[right]}")]
+    if left:
+        return [(tokens[position + 1].start, 1, f"{_NEUTRAL[left]} + ")]
+    return [
+        (before.end, 0, f"|default(__missing)|__left({position})"),
+        (tokens[end].end, 0, f"|default(__missing)|__right({position})"),
+    ]
+
+
+def _known_kind(tokens: Sequence[Token], start: int, end: int) -> str:
+    """`number` or `string`, if that is what stands from `start` to `end` in any event, or an empty string."""
+    while start < end and tokens[start].text in ("-", "+"):
+        start += 1
+    if start == end and tokens[end].kind in _NEUTRAL:
+        return tokens[end].kind
+    if tokens[end].kind == "name":
+        is_number = tokens[end].text in _MAKING_NUMBERS and tokens[end - 1].text == "|"
+    else:
+        is_call = tokens[start].kind == "name" and _group_end(tokens, start + 1) == end
+        is_number = is_call and tokens[start].text in _MAKING_NUMBERS
+    return "number" if is_number else ""
 
 
 def _ends_operand(token: Token) -> bool:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from secrets import token_hex
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from eventhost.event import EnvEvent
 from eventhost.expression.condition import around
 from eventhost.expression.engine import ENGINE, VARIABLES, check, check_statement
-from eventhost.expression.source import ExpressionError, Path, Region, expression_tokens, guarded, regions_of
+from eventhost.expression.source import ExpressionError, Path, Region, Token, expression_tokens, guarded, regions_of
 from eventhost.expression.views import plain
 
 Resolve = Callable[[str], str]
@@ -43,19 +44,29 @@ class Template:
         self.has_secrets = bool(_references(value))
         """It refers to secrets."""
 
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None = None, *, resolve: Resolve | None = None) -> Any:
-        """The value for this event; containers are new, but for those taken from the event itself.
+    def render(
+        self, event: EnvEvent, extra: Mapping[str, Any] | None = None, *, at_ms: int, resolve: Resolve | None = None
+    ) -> Any:
+        """The value for this event, accepted at `at_ms`; containers are new, but for those taken from the event itself.
 
         `resolve` gives the text that a reference to a secret (`${env:NAME}`) stands for; without it they stay.
 
         Raises:
             ExpressionError: a string cannot be filled in, for a missing field, say.
         """
-        return self._node.render(event, extra, resolve)
+        return self._node.render(_Seen(event, at_ms, extra), resolve)
+
+
+class _Seen(NamedTuple):
+    """What a template is filled in from."""
+
+    event: EnvEvent
+    at_ms: int
+    extra: Mapping[str, Any] | None
 
 
 class _Node(Protocol):
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None, resolve: Resolve | None) -> Any: ...
+    def render(self, seen: _Seen, resolve: Resolve | None) -> Any: ...
 
 
 class _Constant:
@@ -64,7 +75,7 @@ class _Constant:
     def __init__(self, value: Any) -> None:
         self._value = value
 
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None, resolve: Resolve | None) -> Any:
+    def render(self, seen: _Seen, resolve: Resolve | None) -> Any:
         return _copied(self._value, resolve)
 
 
@@ -72,16 +83,16 @@ class _Object:
     def __init__(self, fields: Mapping[str, _Node]) -> None:
         self._fields = fields
 
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None, resolve: Resolve | None) -> Any:
-        return {key: node.render(event, extra, resolve) for key, node in self._fields.items()}
+    def render(self, seen: _Seen, resolve: Resolve | None) -> Any:
+        return {key: node.render(seen, resolve) for key, node in self._fields.items()}
 
 
 class _List:
     def __init__(self, items: Sequence[_Node]) -> None:
         self._items = items
 
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None, resolve: Resolve | None) -> Any:
-        return [node.render(event, extra, resolve) for node in self._items]
+    def render(self, seen: _Seen, resolve: Resolve | None) -> Any:
+        return [node.render(seen, resolve) for node in self._items]
 
 
 class _Value:
@@ -89,16 +100,16 @@ class _Value:
 
     def __init__(self, text: str, region: Region, variables: Sequence[str]) -> None:
         _refuse_secret(text)
-        check(text, region.tokens, variables)
+        self._held = check(text, region.tokens, variables)
         self._source = source = text[2:-2].removeprefix("-").removeprefix("+").removesuffix("-").strip()
         tokens = expression_tokens(source)
         # A float without a fraction comes back as an integer, a missing field as null: both are asked about inside.
         kept = "{% if r is defined %}{{ [r, r is float]|__keep }}{% endif %}"
         self._compiled = around(source, tokens, kept, variables)
 
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None, resolve: Resolve | None) -> Any:
+    def render(self, seen: _Seen, resolve: Resolve | None) -> Any:
         try:
-            _, kept = ENGINE.run(self._compiled, event, extra)
+            _, kept = ENGINE.run(self._compiled, seen.event, seen.extra, at_ms=seen.at_ms)
         except ExpressionError as error:
             raise ExpressionError(f"{{{{ {self._source} }}}}: {error}") from None
         if kept is None:
@@ -115,19 +126,25 @@ class _Text:
         self._references: list[str] = []
         regions = regions_of(source)
         text, at = "", 0
+        captures = 0
         for region in regions:
             _refuse_secret(source[region.start : region.end])
             # Tokens are counted from the text's beginning, and what is put in stands after that of the region.
-            text += self._marked(source[at : region.start])
+            marked = self._marked(source[at : region.start])
+            if captures and marked != source[at : region.start]:
+                raise ExpressionError("a secret cannot stand between {% set %} and {% endset %}; write it beside")
+            text += marked
             text += guarded(source[: region.end], region.tokens)[region.start :]
             at = region.end
             if region.statement:
                 check_statement(source, region.tokens)
+                captures += _capture(region.tokens)
         text += self._marked(source[at:])
-        tokens = [
-            token for region in regions for token in region.tokens[1 if region.statement and region.tokens else 0 :]
-        ]
-        check(source, tokens, variables)
+        tokens: list[Token] = []
+        for region in regions:
+            # Its last name is not called by a bracket with which the next one begins.
+            tokens += (*region.tokens[1 if region.statement else 0 :], Token("operator", "", region.end))
+        self._held = check(source, tokens, variables)
         self._compiled = ENGINE.compile(text)
         ENGINE.try_out(self._compiled, variables)
 
@@ -138,9 +155,9 @@ class _Text:
 
         return _REFERENCE.sub(mark, text)
 
-    def render(self, event: EnvEvent, extra: Mapping[str, Any] | None, resolve: Resolve | None) -> Any:
+    def render(self, seen: _Seen, resolve: Resolve | None) -> Any:
         try:
-            text, _ = ENGINE.run(self._compiled, event, extra)
+            text, _ = ENGINE.run(self._compiled, seen.event, seen.extra, at_ms=seen.at_ms)
         except ExpressionError as error:
             raise ExpressionError(f"{self._source}: {error}") from None
         for number, reference in enumerate(self._references):
@@ -154,11 +171,7 @@ def _compile(value: Any, path: Path, variables: Sequence[str]) -> _Node:
         if "{{" not in value and "{%" not in value:
             return _Constant(value)
         try:
-            regions = regions_of(value)
-            alone = len(regions) == 1 and (regions[0].start, regions[0].end) == (0, len(value))
-            if alone and not regions[0].statement and value.endswith("}}"):
-                return _Value(value, regions[0], variables)
-            return _Text(value, variables)
+            return _filled_in(value, tuple(variables))
         except ExpressionError as error:
             raise ExpressionError(str(error), path) from None
     if isinstance(value, Mapping):
@@ -172,6 +185,21 @@ def _compile(value: Any, path: Path, variables: Sequence[str]) -> _Node:
         nodes = [_compile(inner, (*path, position), variables) for position, inner in enumerate(value)]
         return _Constant(value) if all(isinstance(node, _Constant) for node in nodes) else _List(nodes)
     return _Constant(value)
+
+
+@lru_cache(4096)  # thousands of rules say the same
+def _filled_in(text: str, variables: tuple[str, ...]) -> _Node:
+    regions = regions_of(text)
+    alone = len(regions) == 1 and (regions[0].start, regions[0].end) == (0, len(text))
+    if alone and not regions[0].statement and text.endswith("}}"):
+        return _Value(text, regions[0], variables)
+    return _Text(text, variables)
+
+
+def _capture(tokens: Sequence[Token]) -> int:
+    """1 for what takes the text that follows as a value, -1 for its end, else 0."""
+    words = [token.text for token in tokens]
+    return (words[:1] == ["set"] and "=" not in words) - (words == ["endset"])
 
 
 def _refuse_secret(code: str) -> None:

@@ -19,19 +19,28 @@ MAX_READS: Final = 200_000
 MAX_TEXT: Final = 4_194_304
 """How many characters one evaluation may make."""
 
+MAX_SEARCH: Final = 33_554_432
+"""How many steps the regular expressions of one evaluation may take at worst: characters times instructions."""
+
+MISSING: Final[Any] = object()
+"""Stands for a field that is not there, for those filters of ours to which null is a value."""
+
 encode = msgspec.json.Encoder().encode
 
 
 class Budget:
     """What is left of the work that one evaluation may do."""
 
-    __slots__ = ("reads", "text")
+    __slots__ = ("patterns", "reads", "steps", "text")
 
     def __init__(self) -> None:
+        self.patterns: set[str] = set()
+        """Those of which this evaluation has paid for the making, be they at hand or not: else a replay may differ."""
         self.refill()
 
     def refill(self) -> None:
-        self.reads, self.text = MAX_READS, MAX_TEXT
+        self.reads, self.text, self.steps = MAX_READS, MAX_TEXT, MAX_SEARCH
+        self.patterns.clear()
 
     def read(self, count: int = 1) -> None:
         self.reads -= count
@@ -42,6 +51,11 @@ class Budget:
         self.text -= length
         if self.text < 0:
             raise ExpressionError(f"makes more than {MAX_TEXT} characters of text")
+
+    def search(self, steps: int) -> None:
+        self.steps -= steps
+        if self.steps < 0:
+            raise ExpressionError("searches too much text: a shorter pattern takes a longer text")
 
     @staticmethod
     def spent() -> ExpressionError:
@@ -136,3 +150,22 @@ def to_text(value: Any, budget: Budget) -> str:
     text = encode(plain(value)).decode()
     budget.write(len(text))
     return text
+
+
+def kind(value: Any) -> str:
+    """What `value` is, in a message."""
+    if value is None:
+        return "nothing"
+    names = {bool: "a boolean", int: "a number", float: "a number", ObjectView: "an object", dict: "an object"}
+    return "a string" if isinstance(value, str) else names.get(type(value), "a list")
+
+
+def present(value: Any) -> Any:
+    """`value`, unless it stands for a field that is not there.
+
+    Raises:
+        ExpressionError: it does.
+    """
+    if value is MISSING:
+        raise ExpressionError("the value is undefined; `|default(…)` gives it another")
+    return value
