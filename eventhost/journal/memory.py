@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from itertools import count, islice, repeat
+from operator import attrgetter
 
+import msgspec
+
+from eventhost.errors import BusClosed
 from eventhost.event import EnvEvent
 from eventhost.journal.protocol import Entry, JournalStatistics
+from eventhost.journal.records import Change, DeadLetter, Pending, Position, Progress, Trace
+
+_at_ms = attrgetter("at_ms")
+_rule = attrgetter("rule")
 
 
 class MemoryJournal:
-    """Holds the newest `capacity` events, for as long as the process lives."""
+    """Holds the newest `capacity` events, for as long as the process lives, and the delivery records."""
+
+    crashed = False
 
     def __init__(self, capacity: int = 10_000) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
         self._ring: deque[Entry] = deque(maxlen=capacity)
+        self._most_traces = capacity
         self._head = 0
+        self._at_ms = 0
+        self._closed = False
+        self._low = 0
+        self._positions: dict[str, Position] = {}
+        self._pending: dict[str, dict[int, Pending]] = {}
+        self._dead: dict[int, DeadLetter] = {}
+        self._dead_ids = count(1)
+        self._traces: dict[tuple[int, str], Trace] = {}
 
     @property
     def head(self) -> int:
@@ -29,7 +49,7 @@ class MemoryJournal:
         return self._head - len(self._ring) + 1
 
     async def append(self, events: Sequence[EnvEvent]) -> int:
-        first, at_ms = self._head + 1, int(time.time() * 1000)
+        first, at_ms = self._head + 1, await self.clock()
         self._ring.extend(map(Entry, count(first), repeat(at_ms), events))
         self._head += len(events)
         return first
@@ -46,8 +66,80 @@ class MemoryJournal:
         entries.reverse()
         return entries
 
+    async def entries(self, seqs: Sequence[int]) -> list[Entry]:
+        first = self.first
+        return [self._ring[seq - first] for seq in seqs if first <= seq <= self._head]
+
+    async def seq_at(self, at_ms: int) -> int:
+        return self.first + bisect_left(self._ring, at_ms, key=_at_ms)
+
+    async def clock(self) -> int:
+        self._check_open()
+        self._at_ms = max(self._at_ms, int(time.time() * 1000))
+        return self._at_ms
+
+    async def save(self, change: Change) -> None:
+        self._check_open()
+        for rule in change.gone:
+            self._pending.pop(rule, None)
+            self._positions.pop(rule, None)
+        for run in change.pending:
+            self._pending.setdefault(run.rule, {})[run.seq] = run
+        for rule, seq in change.ended:
+            self._pending.get(rule, {}).pop(seq, None)
+        for dead in change.dead:
+            number = next(self._dead_ids)
+            self._dead[number] = msgspec.structs.replace(dead, id=number)
+        for number in change.buried:
+            self._dead.pop(number, None)
+        self._positions.update((position.rule, position) for position in change.positions)
+        for trace in change.traces:
+            if trace.seq >= self.first:
+                self._traces[trace.seq, trace.rule] = trace
+        while len(self._traces) > self._most_traces:
+            del self._traces[next(iter(self._traces))]
+        self._low = max(self._low, change.low or 0)
+
+    async def progress(self) -> Progress:
+        self._check_open()
+        runs = [run for runs in self._pending.values() for run in runs.values()]
+        return Progress(
+            self._low,
+            dict(self._positions),
+            {rule: len(runs) for rule, runs in self._pending.items() if runs},
+            min((min(run.entries, default=run.seq) for run in runs), default=None),
+        )
+
+    async def pending(self, rule: str, after: int, limit: int) -> list[Pending]:
+        self._check_open()
+        runs = self._pending.get(rule, {})
+        return [runs[seq] for seq in sorted(seq for seq in runs if seq > after)[:limit]]
+
+    async def dead_letters(self, rule: str | None, after: int, limit: int) -> list[DeadLetter]:
+        self._check_open()
+        found = (dead for dead in self._dead.values() if dead.id > after and rule in (None, dead.rule))
+        return list(islice(found, limit))
+
+    async def traces(self, seq: int) -> list[Trace]:
+        self._check_open()
+        return sorted((trace for trace in self._traces.values() if trace.seq == seq >= self.first), key=_rule)
+
+    def trim(self, upto: int) -> None:
+        while self._ring and self._ring[0].seq <= upto:
+            self._ring.popleft()
+        for key in [key for key in self._traces if key[0] <= upto]:
+            del self._traces[key]
+
+    async def size_bytes(self) -> int:
+        return 0
+
     def statistics(self) -> JournalStatistics:
         return JournalStatistics("memory", self.first, self._head, self.first - 1)
 
     async def aclose(self) -> None:
+        self._closed = True
         self._ring.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BusClosed("the journal is closed: the host is stopping")
