@@ -17,10 +17,12 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import msgspec
 import structlog
 
 from eventhost.errors import BusClosed
 from eventhost.event import EnvEvent, TypeGlobs
+from eventhost.gaps import Gap, Reason
 from eventhost.journal import Entry, Journal, JournalStatistics
 from eventhost.pattern import Pattern
 
@@ -32,6 +34,9 @@ EventPattern = str | Sequence[str] | Mapping[str, Any]
 EventHandler = Callable[[EnvEvent], Awaitable[object] | object]
 
 _BATCH = 512
+
+_MAX_WATCHED = 200
+"""So much of a pattern is told where its watcher lagged."""
 
 HANDLERS_END_S = 10.0
 """How long handlers may take, once the bus has closed, for what was accepted until then."""
@@ -59,8 +64,11 @@ class Subscription:
     Ends when the bus closes, after the last event that was accepted.
     """
 
-    def __init__(self, bus: EnvEventBus, select: Callable[[Sequence[Entry]], list[Entry]], after: int) -> None:
-        self._bus, self._select = bus, select
+    def __init__(
+        self, bus: EnvEventBus, select: Callable[[Sequence[Entry]], list[Entry]], after: int, watched: str
+    ) -> None:
+        """`watched` is what the events are picked by, for people."""
+        self._bus, self._select, self._watched = bus, select, watched
         self.after = after
         """Sequence number of the last event that was handed out, or looked at and left out; another subscription may
         go on from here."""
@@ -72,10 +80,15 @@ class Subscription:
         try:
             while await self._bus.grown(position):
                 batch: list[Entry | Lagged] = []
+                head = journal.head
                 entries = await journal.read(position, _BATCH)
-                # Asked only now: what was there before the reading may have been overwritten meanwhile.
-                missed = (entries[0].seq if entries else journal.first) - position - 1
+                # Where nothing can be read nothing is left: it was overwritten, trimmed, or lost by a damaged journal.
+                missed = (entries[0].seq if entries else head + 1) - position - 1
                 if missed > 0:
+                    resumed_ms = entries[0].at_ms if entries else None
+                    who = {"watcher": self._watched}
+                    gap = Gap(Reason.LAGGED, position + 1, position + missed, missed, to_ms=resumed_ms, more=who)
+                    self._bus.on_gap(gap)
                     position += missed
                     batch.append(Lagged(missed, position + 1))
                 if entries:
@@ -102,8 +115,9 @@ class Subscription:
 class EnvEventBus:
     """Events in, through the journal, out to whoever subscribed. Use it as an async context manager."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal, on_gap: Callable[[Gap], None] = lambda gap: None) -> None:
+        """`on_gap` is told what those who read the journal did not get to see; it must not wait."""
+        self.journal, self.on_gap = journal, on_gap
         self.subscriptions: set[Subscription] = set()
         self._handlers: dict[int, Callable[[], Awaitable[None]]] = {}
         self._handler_scopes: dict[int, anyio.CancelScope] = {}
@@ -159,7 +173,8 @@ class EnvEventBus:
         Raises:
             PatternError: the pattern is invalid.
         """
-        return Subscription(self, selector(pattern), self.journal.head if after is None else after)
+        after = self.journal.head if after is None else after
+        return Subscription(self, selector(pattern), after, _as_text(pattern))
 
     def register_event_handler(self, pattern: EventPattern, handler: EventHandler) -> Callable[[], None]:
         """Call `handler` with each event that matches, in order, from now on; return what ends that.
@@ -231,6 +246,11 @@ class EnvEventBus:
             self._handler_scopes[key] = scope
             await run()
         self._handler_scopes.pop(key, None)
+
+
+def _as_text(pattern: EventPattern) -> str:
+    text = pattern if isinstance(pattern, str) else msgspec.json.encode(pattern, enc_hook=str).decode()
+    return text[:_MAX_WATCHED]
 
 
 def selector(pattern: EventPattern) -> Callable[[Sequence[Entry]], list[Entry]]:

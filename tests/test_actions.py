@@ -6,27 +6,42 @@ import json
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import httpx2
 import msgspec
 import pytest
+from hosting import hosting, until
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mcp_types import CallToolResult, ImageContent, TextContent
+from pydantic import BaseModel
 from structlog.testing import capture_logs
 
-from eventhost.actions import Action, Context, Hands, http_client, parse_actions
+from eventhost.actions import KINDS, Action, Context, Hands, Retry, StepSpec, http_client, parse_actions, walk
 from eventhost.actions.caused import MAX_HOPS, caused_event
-from eventhost.actions.exec import MAX_LINES
+from eventhost.actions.exec import MAX_LINES, MAX_TAIL
+from eventhost.actions.keys import KEYS, MAX_ATTEMPTS
+from eventhost.actions.log import MAX_LENGTH
+from eventhost.actions.parse import MAX_NESTING
+from eventhost.actions.python import MAX_LEFT
+from eventhost.actions.result import CUT, MAX_RESULT_BYTES, Cutter, as_result
+from eventhost.actions.secrets import Secrets
+from eventhost.actions.webhook import MAX_ANSWER
 from eventhost.config.tree import Tree
+from eventhost.connections import EventSourceStatus
 from eventhost.connections.process import Guardian, child
 from eventhost.errors import ActionError, BusClosed, ConfigError, ConnectionLost, NotFound, Problem
 from eventhost.event import EnvEvent
+from eventhost.expression import ExpressionError
 from eventhost.journal import Entry
 
 pytestmark = pytest.mark.anyio
@@ -85,8 +100,8 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def action(value: Any) -> Action:
-    return parse_actions(tree(value))[0]
+def action(value: Any, names: Sequence[str] = ()) -> Action:
+    return parse_actions(tree(value), names)[0].action
 
 
 def tree(value: Any) -> Tree:
@@ -94,9 +109,16 @@ def tree(value: Any) -> Tree:
     return Tree.parse(text, "config.jsonc")
 
 
-async def run(value: Any, hands: Hands, *, entry: Entry = ENTRY, index: int = 0) -> Any:
+def nested(depth: int) -> Any:
+    value: Any = {"log": "x"}
+    for _ in range(depth):
+        value = {"log": "x", "onError": [value]}
+    return [value]
+
+
+async def run(value: Any, hands: Hands, *, entry: Entry = ENTRY, place: str = "0", **more: Any) -> Any:
     with anyio.fail_after(LIMIT_S):
-        return await action(value).run(entry, Context(hands, "greet", index))
+        return await action(value, tuple(more.get("values", ()))).run(entry, Context(hands, "greet", place, **more))
 
 
 async def failure(value: Any, hands: Hands, *, entry: Entry = ENTRY) -> ActionError:
@@ -109,7 +131,7 @@ async def failure(value: Any, hands: Hands, *, entry: Entry = ENTRY) -> ActionEr
 
 
 def test_a_single_object_is_one_action() -> None:
-    assert [made.kind for made in parse_actions(tree({"log": "hello"}))] == ["log"]
+    assert [step.action.kind for step in parse_actions(tree({"log": "hello"}))] == ["log"]
 
 
 def test_the_first_key_names_the_action() -> None:
@@ -121,7 +143,7 @@ def test_the_first_key_names_the_action() -> None:
         {"webhook": "https://example.com", "method": "PUT"},
         {"python": "package.module:Class.method"},
     ]
-    assert [made.kind for made in parse_actions(tree(actions))] == [next(iter(one)) for one in actions]
+    assert [step.action.kind for step in parse_actions(tree(actions))] == [next(iter(one)) for one in actions]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,37 @@ def test_the_first_key_names_the_action() -> None:
         ([{"webhook": "https://x", "method": "POTS"}], "[0].method", "expected one of", 'did you mean "POST"?'),
         ([{"webhook": "https://x", "headers": {"a": 1}}], "[0].headers.a", "expected a string, got a number", ""),
         ([{"python": "handlers.on_file"}], "[0].python", "must match", "write"),
+        ([{"emit": "t", "timeout": "0s"}], "[0].timeout", "must be greater than 0", "write"),
+        # What every action may say
+        ([{"log": "x", "retyr": 3}], "[0].retyr", "unknown key", 'did you mean "retry"?'),
+        ([{"log": "x", "onerror": "stop"}], "[0].onerror", "unknown key", 'did you mean "onError"?'),
+        ([{"log": "x", "if": "nosuch"}], "[0].if", "unknown name nosuch", ""),
+        ([{"log": "x", "if": ""}], "[0].if", "must not be shorter", "write"),
+        ([{"log": "x", "if": True}], "[0].if", "expected a string, got true", "write"),
+        ([{"log": "x", "if": "result"}], "[0].if", "unknown name result", ""),
+        ([{"log": "{{ result }}"}], "[0].log", "unknown name result", ""),
+        ([{"log": "{{ error.message }}"}], "[0].log", "unknown name error", ""),
+        ([{"log": "x"}, {"log": "{{ error.message }}"}], "[1].log", "unknown name error", ""),
+        ([{"log": "x", "onError": {"log": "{{ result }}"}}], "[0].onError.log", "unknown name result", ""),
+        ([{"log": "x", "retry": 0}], "[0].retry", "expected a number between 1 and 100", "write false"),
+        ([{"log": "x", "retry": 101}], "[0].retry", "expected a number between 1 and 100", "write"),
+        ([{"log": "x", "retry": True}], "[0].retry", "expected a number of attempts, an object or false", "write"),
+        ([{"log": "x", "retry": "often"}], "[0].retry", "got a string", "write"),
+        ([{"log": "x", "retry": {"attempts": 0}}], "[0].retry.attempts", "must be at least 1", "write"),
+        ([{"log": "x", "retry": {"tries": 3}}], "[0].retry.tries", "unknown key", "attempts, delay, maxDelay"),
+        ([{"log": "x", "retry": {"delay": 5}}], "[0].retry.delay", "expected a duration with a unit", "write"),
+        ([{"log": "x", "retry": {"delay": "5s", "maxDelay": "1s"}}], "[0].retry", "maxDelay is shorter", "as long"),
+        ([{"log": "x", "onError": "continu"}], "[0].onError", "or actions, got", 'did you mean "continue"?'),
+        ([{"log": "x", "onError": 5}], "[0].onError", 'expected "stop", "continue" or actions, got a number', "write"),
+        ([{"log": "x", "onError": []}], "[0].onError", "expected actions, got an empty list", "write"),
+        ([{"log": "x", "onError": [{"lgo": "x"}]}], "[0].onError[0].lgo", 'unknown action "lgo"', "log"),
+        ([{"log": "x", "onError": {"log": 5}}], "[0].onError.log", "expected a string, got a number", "write"),
+        (
+            nested(MAX_NESTING + 1),
+            "[0]" + ".onError[0]" * MAX_NESTING + ".onError",
+            f"onError within onError may go {MAX_NESTING} deep",
+            "",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_place_and_mend(value: Any, field: str, message: str, mend: str) -> None:
@@ -166,9 +219,240 @@ def test_a_mistake_is_told_with_its_place_and_mend(value: Any, field: str, messa
 
 
 def test_all_mistakes_are_told_at_once() -> None:
+    wrong = {"log": 1, "if": "x", "retry": 0, "levle": "info", "onError": [{"log": "ok"}, {"log": 2}]}
     with pytest.raises(ConfigError) as caught:
-        parse_actions(tree([{"log": 1}, {"log": "ok"}, {"nosuch": 1}]))
-    assert [problem.field for problem in caught.value.problems] == ["[0].log", "[2].nosuch"]
+        parse_actions(tree([wrong, {"log": "ok"}, {"nosuch": 1}]))
+    assert {problem.field for problem in caught.value.problems} == {
+        "[0].log", "[0].if", "[0].retry", "[0].levle", "[0].onError[1].log", "[2].nosuch",
+    }  # fmt: skip
+
+
+def test_what_an_action_may_refer_to() -> None:
+    log = {"log": "{{ result }} {{ error }}", "if": "error"}
+    steps = parse_actions(
+        tree(
+            [
+                {"log": "{{ events | length }}", "onError": "continue"},
+                log,
+                {"log": "x", "onError": [log, {"log": "x", "onError": log}]},
+                {"log": "{{ result }} {{ events }}"},
+            ]
+        ),
+        ("events",),
+    )
+    assert [path for path, _ in walk(steps)] == [
+        (0,), (1,), (2,), (2, "onError", 0), (2, "onError", 1), (2, "onError", 1, "onError", 0), (3,),
+    ]  # fmt: skip
+
+
+def test_as_deep_as_allowed_is_allowed() -> None:
+    assert len(list(walk(parse_actions(tree(nested(MAX_NESTING)))))) == MAX_NESTING + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "retry"),
+    [
+        (False, Retry(attempts=1)),
+        (1, Retry(attempts=1)),
+        (100, Retry(attempts=100)),
+        ({}, Retry()),
+        ({"attempts": 5, "delay": "500ms", "maxDelay": "10s"}, Retry(5, 0.5, 10)),
+        ({"delay": "2m"}, Retry(delay_s=120)),
+        ({"delay": "20m"}, Retry(delay_s=1200, max_delay_s=1200)),
+        ({"delay": 0}, Retry(delay_s=0)),
+    ],
+)
+def test_how_often_it_is_tried(value: Any, retry: Retry) -> None:
+    assert parse_actions(tree({"log": "x", "retry": value}))[0].retry == retry
+
+
+def test_an_action_that_says_nothing_is_tried_for_about_six_minutes() -> None:
+    retry = Retry()
+    longest_s = [min(300, 2**attempt) for attempt in range(retry.attempts - 1)]
+    pauses_s = [retry.pause_s(attempt) for attempt in range(1, retry.attempts)]
+    assert all(longest / 2 <= pause <= longest for pause, longest in zip(pauses_s, longest_s, strict=True))
+    assert sum(longest_s) * 0.75 == pytest.approx(360, rel=0.1)
+
+
+def test_pauses_grow_up_to_the_longest() -> None:
+    retry = Retry(100, delay_s=1, max_delay_s=5)
+    for attempt, longest_s in ((1, 1), (2, 2), (3, 4), (4, 5), (100, 5)):
+        assert all(longest_s / 2 <= retry.pause_s(attempt) <= longest_s for _ in range(20))
+
+
+@pytest.mark.parametrize("spec", [StepSpec, *(kind.spec for kind in KINDS.values())])
+def test_each_key_is_described_and_shown_by_an_example(spec: type[BaseModel]) -> None:
+    assert spec.__doc__
+    for name, info in spec.model_fields.items():
+        assert info.description, name
+        assert info.examples, name
+
+
+# Describing
+
+
+SOME = {"events": [{"id": "7"}, {"id": "8"}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "values", "described"),
+    [
+        ({"log": "new {{ payload.path }}"}, {}, {"log": "new a b.txt", "level": "info"}),
+        ({"log": "{{ payload.size }}", "level": "debug"}, {}, {"log": "3", "level": "debug"}),
+        ({"log": "{{ result.id }} of {{ type }}"}, {}, {"log": "{{ result.id }} of {{ type }}", "level": "info"}),
+        (
+            {"log": "{{ result.id }} of {{ type }}"},
+            {"result": {"id": 5}},
+            {"log": "5 of file.created", "level": "info"},
+        ),
+        ({"log": "{{ events | length }}"}, SOME, {"log": "2", "level": "info"}),
+        ({"log": "{{ error.message }}"}, {}, {"log": "{{ error.message }}", "level": "info"}),
+        ({"emit": "{{ type }}.seen"}, {}, {"emit": "file.created.seen"}),
+        (
+            {"emit": "t", "payload": {"n": "{{ payload.size }}", "of": ["{{ result }}", "{{ id }}"]}, "timeout": "1s"},
+            {},
+            {"emit": "t", "payload": {"n": 3, "of": ["{{ result }}", "7"]}},
+        ),
+        (
+            {"tool": "a__b", "arguments": {"key": "${env:TOKEN}", "path": "${file:x}/{{ payload.path }}"}},
+            {},
+            {"tool": "a__b", "arguments": {"key": "${env:TOKEN}", "path": "${file:x}/a b.txt"}},
+        ),
+        ({"tool": "a__b"}, {}, {"tool": "a__b", "arguments": {}}),
+        (
+            {"exec": ["python", "-c", "{{ payload.size }}", "${env:TOKEN}"], "timeout": "1s"},
+            {},
+            {"exec": ["python", "-c", "3", "${env:TOKEN}"]},
+        ),
+        ({"webhook": "https://x/{{ id }}"}, {}, {"webhook": "https://x/7", "method": "POST"}),
+        (
+            {"webhook": "https://x", "method": "PUT", "headers": {"a": "Bearer ${env:TOKEN}"}, "body": "{{ payload }}"},
+            {},
+            {"webhook": "https://x", "method": "PUT", "headers": {"a": "Bearer ${env:TOKEN}"}, "body": EVENT.payload},
+        ),
+        ({"python": "no.such:function"}, {}, {"python": "no.such:function"}),
+    ],
+)
+def test_what_an_action_would_do_is_told_and_not_done(value: Any, values: dict[str, Any], described: Any) -> None:
+    # Nothing is handed to it, so that it cannot do anything.
+    made = action(value, ("events", "result", "error"))
+    assert made.describe(ENTRY, values) == described
+
+
+def test_what_cannot_be_filled_in_cannot_be_described() -> None:
+    with pytest.raises(ExpressionError, match=r"payload\.nosuch"):
+        action({"log": "{{ payload.nosuch }}"}).describe(ENTRY, {})
+
+
+def test_every_kind_is_described_here() -> None:
+    said = test_what_an_action_would_do_is_told_and_not_done.pytestmark[0].args[1]
+    assert KINDS.keys() - {"agent"} == {next(iter(value)) for value, _, _ in said}
+
+
+# Results
+
+
+def test_a_result_is_json_of_its_own() -> None:
+    class Odd:
+        def __str__(self) -> str:
+            return "odd"
+
+    shared = {"a": 1}
+    made, cut = as_result({"t": (1, 2), "p": Path("a/b"), "n": float("nan"), 5: Odd(), "s": shared})
+    assert (made, cut) == ({"t": [1, 2], "p": "a/b", "n": None, "5": "odd", "s": {"a": 1}}, False)
+    assert made["s"] is not shared
+
+
+def test_what_cannot_be_said_at_all_is_no_result() -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise ValueError
+
+    endless: list[Any] = []
+    endless.append(endless)
+    assert [as_result(value) for value in (Broken(), endless)] == [(None, True)] * 2
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@example({"a": "x" * 30, "b": "x" * 100}, 45)
+@given(JSON, st.integers(40, 200))
+def test_a_cut_result_is_the_beginning_of_the_whole(value: Any, room: int) -> None:
+    cut = Cutter(room).cut(value, 0)
+    assert len(msgspec.json.encode(cut)) <= room
+    assert is_beginning(cut, value)
+
+
+def is_beginning(cut: Any, whole: Any) -> bool:
+    if isinstance(whole, str):
+        return cut == whole or (cut.endswith(CUT) and whole.startswith(cut.removesuffix(CUT)))
+    if isinstance(whole, dict):
+        same = list(cut) == list(whole)[: len(cut)]
+        return same and all(is_beginning(cut[key], whole[key]) for key in cut)
+    if isinstance(whole, list):
+        return all(is_beginning(*pair) for pair in zip(cut, whole, strict=False)) and len(cut) <= len(whole)
+    return bool(cut == whole) or cut is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 100_000,
+        "\x01" * 100_000,
+        "€" * 100_000,
+        ["x" * 100] * 10_000,
+        {str(n): n for n in range(50_000)},
+        {"k" * 100_000: 1},
+        [10**100_000],
+        json.loads("[" * 150 + '"' + "x" * 80_000 + '"' + "]" * 150),
+        json.loads("[" * 700 + '"' + "x" * 80_000 + '"' + "]" * 700),
+    ],
+    ids=["text", "control characters", "euros", "list", "object", "key", "number", "deep", "too deep"],
+)
+def test_a_result_is_bounded(value: Any) -> None:
+    made, cut = as_result(value)
+    assert cut
+    assert len(msgspec.json.encode(made)) <= MAX_RESULT_BYTES
+
+
+def test_what_comes_first_is_kept() -> None:
+    made, _ = as_result({"id": 5, "text": "x" * 100_000, "last": 6})
+    assert (made["id"], made["text"].endswith("x" + CUT), "last" in made) == (5, True, False)
+
+
+# Secrets
+
+
+def test_what_repeats_a_secret_shows_its_reference() -> None:
+    secrets = Secrets({"a": "s3cret", "b": "s3cret-longer\n", "c": "abc", "d": "line one\nline two"}.__getitem__)
+    for reference in "abcd":
+        secrets.resolve(reference)
+    told = {"s3cret": ["x s3cret-longer y", 5, None], "c": "abc", "d": "line two"}
+    assert secrets.hide_in(told) == {"a": ["x b y", 5, None], "c": "abc", "d": "d"}
+
+
+def test_what_lies_too_deep_to_be_looked_at_is_left_out() -> None:
+    secrets = Secrets(lambda reference: "s3cret")
+    secrets.resolve("a")
+    hidden = json.dumps(secrets.hide_in(json.loads("[" * 700 + '"s3cret"' + "]" * 700)))
+    assert hidden == "[" * 256 + "null" + "]" * 256
+
+
+async def test_a_tool_that_repeats_a_secret_does_not_tell(host: Host) -> None:
+    value = {"tool": "a__b", "arguments": {"key": "${env:TOKEN}"}}
+    host.answer = lambda: CallToolResult(content=[TextContent(type="text", text="you said s3cret")])
+    assert await run(value, host.hands()) == "you said ${env:TOKEN}"
+    host.answer = lambda: CallToolResult(content=[TextContent(type="text", text="s3cret?")], is_error=True)
+    assert str(await failure(value, host.hands())) == "a__b: ${env:TOKEN}?"
 
 
 # log
@@ -187,6 +471,13 @@ async def test_log_writes_a_line_with_what_it_is_about(host: Host) -> None:
             "seq": 5,
         }
     ]
+
+
+async def test_a_long_text_is_cut_in_the_log(host: Host) -> None:
+    long = Entry(1, 0, EnvEvent("1", "t", 0, {}, {"text": "x" * 100_000}))
+    with capture_logs() as lines:
+        assert await run({"log": "{{ payload.text }}"}, host.hands(), entry=long) == "x" * MAX_LENGTH + CUT
+    assert len(lines[0]["text"]) == MAX_LENGTH + len(CUT)
 
 
 async def test_a_template_that_fails_is_not_tried_again(host: Host) -> None:
@@ -215,11 +506,27 @@ async def test_an_emitted_event_names_its_cause(host: Host) -> None:
 
 async def test_a_delivery_emits_the_same_event_however_often_it_is_made(host: Host) -> None:
     hands, value = host.hands(), {"emit": "t"}
-    for entry, index in ((ENTRY, 0), (ENTRY, 0), (ENTRY, 1), (replace_seq(6), 0), (Entry(5, 99, EVENT), 0)):
-        await run(value, hands, entry=entry, index=index)
+    for entry, place in ((ENTRY, "0"), (ENTRY, "0"), (ENTRY, "1"), (replace_seq(6), "0"), (Entry(5, 99, EVENT), "0")):
+        await run(value, hands, entry=entry, place=place)
     first, again, *others = host.published
     assert first == again
     assert len({event.id for event in (first, *others)}) == 4
+
+
+async def test_what_was_emitted_is_told(host: Host) -> None:
+    given = await run({"emit": "t"}, host.hands())
+    assert given == {"id": host.published[0].id, "type": "t", "seq": 1}
+
+
+async def test_emitting_waits_no_longer_than_it_may(host: Host) -> None:
+    hands = host.hands()
+
+    async def full(_: EnvEvent) -> None:
+        await anyio.sleep_forever()
+
+    error = await failure({"emit": "t", "timeout": "10ms"}, replace(hands, publish=full))
+    assert error.retry
+    assert str(error) == "the journal did not accept the event within 0.01 s"
 
 
 def replace_seq(seq: int) -> Entry:
@@ -272,7 +579,7 @@ async def test_emitting_is_tried_again_when_the_bus_is_closed(host: Host) -> Non
 
 
 def test_the_id_is_a_time_ordered_uuid() -> None:
-    early, late = (caused_event("t", {}, cause=Entry(1, at, EVENT), rule="r", index=0).id for at in (1000, 2000))
+    early, late = (caused_event("t", {}, cause=Entry(1, at, EVENT), rule="r", place="0").id for at in (1000, 2000))
     assert early < late
     assert early[14] == "8"
     assert len(early) == 36
@@ -282,7 +589,7 @@ def test_the_id_is_a_time_ordered_uuid() -> None:
 
 
 async def test_a_tool_is_called_with_filled_in_arguments(host: Host) -> None:
-    host.answer = lambda: "done"
+    host.answer = lambda: CallToolResult(content=[TextContent(type="text", text="done")])
     value = {
         "tool": "todo__add",
         "arguments": {"title": "{{ payload.path }}", "n": "{{ payload.size }}", "key": "${env:TOKEN}"},
@@ -321,8 +628,48 @@ async def test_what_a_tool_calls_an_error_is_a_failure(host: Host) -> None:
     assert error.retry
 
 
-async def test_a_tool_that_never_answers_is_given_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventhost.actions.tool._GRACE_S", 0)
+@pytest.mark.parametrize(
+    ("texts", "structured", "given"),
+    [
+        (["hello"], None, "hello"),
+        (["hello"], {"a": 1}, {"a": 1}),
+        (["[1]"], [], []),
+        (['{"id": 5}'], None, {"id": 5}),
+        ([" [1, 2]"], None, [1, 2]),
+        (["[draft] a title"], None, "[draft] a title"),
+        (["5"], None, "5"),
+        (["true"], None, "true"),
+        (["a", "b"], None, "a\nb"),
+        ([], None, None),
+        (["[" * 100_000], None, "[" * 100_000),
+    ],
+)
+async def test_what_a_tool_gives(host: Host, texts: list[str], structured: Any, given: Any) -> None:
+    content = [TextContent(type="text", text=text) for text in texts]
+    image = ImageContent(type="image", data="AA==", mime_type="image/png")
+    host.answer = lambda: CallToolResult(content=[image, *content], structured_content=structured)
+    assert await run({"tool": "a__b"}, host.hands()) == given
+
+
+async def test_a_call_that_is_cancelled_is_cancelled_at_its_server_too(host: Host) -> None:
+    body = """
+    TOOLS["wait"] = lambda: emit("asked")  # and gives None, which is no answer
+    def heard(message):
+        if message.get("method") == "notifications/cancelled":
+            emit("cancelled")
+    """
+    async with hosting(host.root) as hosted, anyio.create_task_group() as tasks:
+        hosted.source(hosted.tiny("slow", body))
+        await hosted.becomes("slow", EventSourceStatus.RUNNING)
+        hands = replace(host.hands(), call_tool=hosted.tools.execute_tool)
+        tasks.start_soon(run, {"tool": "slow__wait"}, hands)
+        await hosted.events(1)
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            assert [event.type for event in await hosted.events(2)] == ["asked", "cancelled"]
+
+
+async def test_a_tool_that_never_answers_is_given_up(host: Host) -> None:
     host.answer = anyio.sleep_forever
     error = await failure({"tool": "a__b", "timeout": "20ms"}, host.hands())
     assert error.retry
@@ -348,10 +695,11 @@ async def test_a_program_gets_its_arguments_and_the_event_on_stdin(spawning: Han
         "exec": ["python", "-c", script, "{{ payload.path }}", "{{ payload.size }}", "{{ payload }}", "${env:TOKEN}"]
     }
     with capture_logs() as lines:
-        assert await run(value, spawning) == 0
+        given = await run(value, spawning)
     (line,) = [line for line in lines if line["event"] == "exec_output"]
     arguments, stdin = json.loads(line["text"])
-    assert arguments == ["a b.txt", "3", '{"path":"a b.txt","size":3}', "s3cret"]
+    assert arguments == ["a b.txt", "3", '{"path":"a b.txt","size":3}', "${env:TOKEN}"]
+    assert given == {"status": 0, "stdout": "", "stderr": line["text"]}
     assert stdin == msgspec.json.decode(EVENT.to_json())
     assert (line["stream"], line["rule"], line["event_id"]) == ("stderr", "greet", "watcher:7")
 
@@ -427,6 +775,55 @@ async def test_a_last_line_without_an_end_is_logged(spawning: Hands) -> None:
     assert [line["text"] for line in lines if line["event"] == "exec_output"] == ["one", "two"]
 
 
+async def test_a_program_gets_a_secret_as_it_is_and_shows_its_reference(spawning: Hands, host: Host) -> None:
+    script = 'printf %s "$1" > got; echo "with $1"; echo "$1 failed" >&2; exit "$2"'
+    value = {"exec": ["sh", "-c", script, "sh", "${env:TOKEN}", "{{ payload.size }}"]}
+    with capture_logs() as lines:
+        error = await failure(value, spawning)
+    assert (host.root / "got").read_text() == "s3cret"
+    assert "s3cret" not in repr(lines)
+    assert str(error) == "sh exited with status 3: ${env:TOKEN} failed"
+
+
+async def test_what_a_program_gives(spawning: Hands) -> None:
+    script = "import sys; print('one'); print('two\\n'); print('oh', file=sys.stderr)"
+    given = await run({"exec": ["python", "-c", script]}, spawning)
+    assert given == {"status": 0, "stdout": "one\ntwo\n", "stderr": "oh"}
+
+
+@pytest.mark.parametrize("script", ["for n in range(50_000): print(n)", "print('x' * 1_000_000, end='')"])
+async def test_of_a_long_output_the_end_is_given(spawning: Hands, script: str) -> None:
+    given = await run({"exec": ["python", "-c", script]}, spawning)
+    assert 0.9 * MAX_TAIL["stdout"] < len(given["stdout"]) <= MAX_TAIL["stdout"]
+    assert given["stdout"].endswith(("49999", "xxx"))
+
+
+async def test_a_program_gets_each_event_that_was_gathered_as_a_line(spawning: Hands, host: Host) -> None:
+    await run({"exec": ["sh", "-c", "cat > got"]}, spawning, batch=(ENTRY, replace_seq(6)))
+    lines = (host.root / "got").read_bytes().splitlines()
+    assert [EnvEvent.from_json(line) for line in lines] == [EVENT, EVENT]
+
+
+async def test_a_program_whose_run_is_cancelled_is_killed_with_all_it_started(
+    spawning: Hands, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventhost.actions.exec.GRACE_S", 0.05)
+    os.mkfifo(host.root / "alive")
+    script = "trap '' TERM; exec 3>alive; sleep 600 & sleep 600 & echo up; wait; wait"
+    reader = os.open(host.root / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with capture_logs() as lines:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, {"exec": ["sh", "-c", script]}, spawning)
+                await until(lambda: "up" in [line.get("text") for line in lines])
+                with pytest.raises(BlockingIOError):
+                    os.read(reader, 1)
+                tasks.cancel_scope.cancel()
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
 # webhook
 
 
@@ -454,7 +851,8 @@ def answering(status: int, **fields: Any) -> Callable[[httpx2.Request], httpx2.R
 
 async def test_a_webhook_posts_the_event(host: Host) -> None:
     async with receiver(answering(204), host) as (hands, requests):
-        assert await run({"webhook": "https://example.com/{{ payload.size }}?k=${env:TOKEN}"}, hands) == 204
+        given = await run({"webhook": "https://example.com/{{ payload.size }}?k=${env:TOKEN}"}, hands)
+    assert given == {"status": 204, "headers": {}, "body": "as said"}
     (request,) = requests
     assert request.method == "POST"
     assert str(request.url) == "https://example.com/3?k=s3cret"
@@ -480,6 +878,92 @@ async def test_a_webhook_sends_what_it_is_told_to(
         await run({"webhook": "https://example.com", **extra}, hands)
     assert requests[0].content == content
     assert requests[0].headers.get("content-type") == content_type
+
+
+async def test_a_webhook_posts_a_list_of_what_was_gathered(host: Host) -> None:
+    async with receiver(answering(200), host) as (hands, requests):
+        for batch in ((ENTRY,), (ENTRY, replace_seq(6))):
+            await run({"webhook": "https://example.com"}, hands, batch=batch)
+    assert [len(json.loads(request.content)) for request in requests] == [1, 2]
+    assert json.loads(requests[0].content)[0] == json.loads(EVENT.to_json())
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "body"),
+    [
+        ({"content-type": "application/json"}, b'{"id": 5}', {"id": 5}),
+        ({"content-type": "Application/Problem+JSON; charset=utf-8"}, b"[1]", [1]),
+        ({"content-type": "application/json"}, b"{no json", "{no json"),
+        ({"content-type": "application/json"}, b"[" * 100_000, "[" * 100_000),
+        ({"content-type": "text/plain"}, b'{"id": 5}', '{"id": 5}'),
+        ({}, "žluťoučký".encode(), "žluťoučký"),
+        ({}, b"\xff\x00 and more", None),
+        ({"content-encoding": "gzip"}, b"\x1f\x8b", None),
+        ({}, b"", None),
+    ],
+)
+async def test_what_an_answer_says(host: Host, headers: dict[str, str], content: bytes, body: Any) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content
+
+    async with receiver(lambda _: httpx2.Response(201, headers=headers, content=chunks()), host) as (hands, _):
+        given = await run({"webhook": "https://example.com"}, hands)
+    assert given["status"] == 201
+    assert given["body"] == body
+
+
+async def test_a_few_headers_are_given_and_no_cookie(host: Host) -> None:
+    headers = {"location": "/orders/5", "set-cookie": "session=1", "x-request-id": "s3cret"}
+    async with receiver(answering(201, headers=headers), host) as (hands, _):
+        given = await run({"webhook": "https://example.com?k=${env:TOKEN}"}, hands)
+    assert given["headers"] == {"location": "/orders/5", "x-request-id": "${env:TOKEN}"}
+
+
+async def test_an_endless_answer_is_read_up_to_a_bound(host: Host) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield "é".encode() * 50_001
+
+    async with receiver(lambda _: httpx2.Response(200, content=endless()), host) as (hands, _):
+        given = await run({"webhook": "https://example.com"}, hands)
+    assert MAX_ANSWER - 2 <= len(given["body"].encode()) <= MAX_ANSWER
+
+
+async def test_an_answer_whose_rest_does_not_come_is_what_its_status_says(host: Host) -> None:
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"half"
+        await anyio.sleep_forever()
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise httpx2.ReadError("gone")
+
+    for content in (stuck, broken):
+        async with receiver(lambda _, content=content: httpx2.Response(200, content=content()), host) as (hands, _):
+            given = await run({"webhook": "https://example.com", "timeout": "20ms"}, hands)
+        assert given == {"status": 200, "headers": {}, "body": "half"}
+        async with receiver(lambda _, content=content: httpx2.Response(404, content=content()), host) as (hands, _):
+            assert not (await failure({"webhook": "https://example.com", "timeout": "20ms"}, hands)).retry
+
+
+@pytest.mark.parametrize(
+    ("said", "least_s", "most_s"),
+    [
+        ("120", 120, 120),
+        ("0", 0, 0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 1e6, 1e10),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        ("٣", 0, 0),
+        ("9" * 100, 0, 1e9),
+    ],
+)
+async def test_a_server_may_ask_to_wait(host: Host, said: str, least_s: float, most_s: float) -> None:
+    headers = {"retry-after": said.encode()}
+    async with receiver(answering(429, headers=headers), host) as (hands, _):
+        error = await failure({"webhook": "https://example.com"}, hands)
+    assert least_s <= error.after_s <= most_s
 
 
 async def test_headers_are_filled_in(host: Host) -> None:
@@ -531,7 +1015,7 @@ async def test_an_answer_that_does_not_come_is_given_up(host: Host) -> None:
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[tuple[str, list[bytes]]]:
+async def server(header: str = "") -> AsyncIterator[tuple[str, list[bytes]]]:
     """A real HTTP server on the loopback; what requests it got."""
     requests: list[bytes] = []
 
@@ -549,7 +1033,7 @@ async def server() -> AsyncIterator[tuple[str, list[bytes]]]:
         while len(body) < length:
             body += await stream.receive()
         requests.append(head + b"\r\n\r\n" + body)
-        await stream.send(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await stream.send(f"HTTP/1.1 204 No Content\r\nConnection: close\r\n{header}\r\n".encode())
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, handle)
@@ -562,10 +1046,43 @@ async def test_over_a_real_connection_and_without_a_word_in_the_log(
 ) -> None:
     with caplog.at_level("INFO"):
         async with server() as (url, requests), http_client() as http:
-            assert await run({"webhook": f"{url}/hook?k=${{env:TOKEN}}"}, host.hands(http=http)) == 204
+            given = await run({"webhook": f"{url}/hook?k=${{env:TOKEN}}"}, host.hands(http=http))
+    assert given == {"status": 204, "headers": {}, "body": None}
     assert requests[0].startswith(b"POST /hook?k=s3cret HTTP/1.1\r\n")
     assert requests[0].endswith(EVENT.to_json())
     assert not caplog.records
+
+
+async def test_a_cookie_of_one_request_is_not_sent_with_the_next(host: Host) -> None:
+    async with server("Set-Cookie: session=1; Path=/\r\n") as (url, requests), http_client() as http:
+        for _ in range(2):
+            await run({"webhook": url}, host.hands(http=http))
+    assert len(requests) == 2
+    assert not any(b"cookie" in request.lower() for request in requests)
+
+
+async def test_a_request_that_is_cancelled_is_hung_up_on(host: Host) -> None:
+    asked, hung_up = anyio.Event(), anyio.Event()
+
+    async def silent(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await stream.receive()
+                    asked.set()
+            hung_up.set()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, http_client() as http:
+        url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        async with anyio.create_task_group() as serving:
+            serving.start_soon(listener.serve, silent)
+            async with anyio.create_task_group() as asking:
+                asking.start_soon(run, {"webhook": url}, host.hands(http=http))
+                await asked.wait()
+                asking.cancel_scope.cancel()
+            with anyio.fail_after(LIMIT_S):
+                await hung_up.wait()
+            serving.cancel_scope.cancel()
 
 
 async def test_no_error_shows_a_secret(host: Host) -> None:
@@ -622,8 +1139,34 @@ def exits(event):
 def times_out(event):
     raise TimeoutError("mine")
 
+ended = []
+
 async def for_ever(event):
-    await asyncio.sleep(3600)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        ended.append(event.id)
+
+def changes(event):
+    event.payload["size"] += 1
+    event.metadata.clear()
+    return event.payload["size"]
+
+def counts(events):
+    return [event.id for event in events]
+
+def knows(event, result, *, error=None):
+    result["seen"] = True
+    return [result, error]
+
+def knows_nothing(result):
+    return result.id
+
+def yields(event):
+    yield 1
+
+async def yields_later(event):
+    yield 1
 
 class Things:
     @staticmethod
@@ -648,6 +1191,25 @@ async def test_a_function_is_called_with_the_event(host: Host, handlers: Path) -
     assert await run({"python": "handlers:waits"}, hands) == "file.created"
     assert await run({"python": "handlers:returns_awaitable"}, hands) == "file.created"
     assert await run({"python": "handlers:Things.on_event"}, hands) == "static"
+
+
+async def test_what_a_function_changes_is_its_own(host: Host, handlers: Path) -> None:
+    hands = host.hands()
+    assert [await run({"python": "handlers:changes"}, hands) for _ in range(2)] == [4, 4]
+    assert EVENT.payload["size"] == 3
+    result = {"a": 1}
+    given = await run({"python": "handlers:knows"}, hands, values={"result": result, "error": {"message": "m"}})
+    assert given == [{"a": 1, "seen": True}, {"message": "m"}]
+    assert result == {"a": 1}
+
+
+async def test_a_function_gets_the_events_that_were_gathered_as_a_list(host: Host, handlers: Path) -> None:
+    for batch in ((ENTRY,), (ENTRY, replace_seq(6))):
+        assert await run({"python": "handlers:counts"}, host.hands(), batch=batch) == ["7"] * len(batch)
+
+
+async def test_the_first_parameter_is_the_event_whatever_its_name(host: Host, handlers: Path) -> None:
+    assert await run({"python": "handlers:knows_nothing"}, host.hands(), values={"result": 5}) == "7"
 
 
 async def test_functions_leave_no_trace_in_the_process(
@@ -699,6 +1261,8 @@ async def test_an_installed_function_can_be_named(host: Host) -> None:
         ("handlers:fails", True, "handlers:fails: ValueError: no good (handlers.py, line 19)"),
         ("handlers:times_out", True, "handlers:times_out: TimeoutError: mine (handlers.py, line 25)"),
         ("handlers:exits", True, "SystemExit: 3"),
+        ("handlers:yields", False, "is a generator: nothing of it is run"),
+        ("handlers:yields_later", False, "is a generator: nothing of it is run"),
         ("handlers:nosuch", False, "the module handlers has no nosuch"),
         ("handlers:NOT_A_FUNCTION", False, "this is no function"),
         ("nosuch_module_anywhere:f", False, "nosuch_module_anywhere cannot be imported: ModuleNotFoundError"),
@@ -716,6 +1280,26 @@ async def test_an_async_function_that_never_returns_is_cancelled(host: Host, han
     assert error.retry
 
 
+async def test_an_async_function_whose_run_is_cancelled_ends(host: Host, handlers: Path) -> None:
+    hands = host.hands()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, {"python": "handlers:for_ever"}, hands)
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert hands.functions.find("handlers:for_ever").__globals__["ended"] == ["7"]
+
+
+async def test_calls_that_are_on_time_are_not_counted_as_left(host: Host) -> None:
+    (host.root / "stuck.py").write_text("import threading\ngate = threading.Event()\ndef wait(event): gate.wait()\n")
+    hands, made = host.hands(), action({"python": "stuck:wait"})
+    async with anyio.create_task_group() as tasks:
+        for _ in range(MAX_LEFT + 3):
+            tasks.start_soon(made.run, ENTRY, Context(hands, "greet", "0"))
+        await until(lambda: sum("stuck" in thread.name for thread in threading.enumerate()) == MAX_LEFT + 3)
+        hands.functions.find("stuck:wait").__globals__["gate"].set()
+
+
 async def test_a_thread_that_never_returns_is_left_and_soon_no_more_are_started(host: Host) -> None:
     (host.root / "stuck.py").write_text("import threading\ngate = threading.Event()\ndef wait(event): gate.wait()\n")
     hands, made = host.hands(), action({"python": "stuck:wait", "timeout": "10ms"})
@@ -723,7 +1307,7 @@ async def test_a_thread_that_never_returns_is_left_and_soon_no_more_are_started(
         messages = []
         for _ in range(9):
             with pytest.raises(ActionError) as caught:
-                await made.run(ENTRY, Context(hands, "greet", 0))
+                await made.run(ENTRY, Context(hands, "greet", "0"))
             messages.append(str(caught.value))
         assert "did not return within" in messages[0]
         assert messages[-1] == "stuck:wait: 8 earlier calls have not returned yet"
@@ -733,4 +1317,12 @@ async def test_a_thread_that_never_returns_is_left_and_soon_no_more_are_started(
         if thread.name.startswith("python action stuck"):
             thread.join(LIMIT_S)
     with anyio.fail_after(LIMIT_S):
-        await made.run(ENTRY, Context(hands, "greet", 0))
+        await made.run(ENTRY, Context(hands, "greet", "0"))
+
+
+def test_the_limits_are_documented() -> None:
+    document = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    limits = (MAX_LENGTH, MAX_TAIL["stdout"], MAX_TAIL["stderr"], MAX_ATTEMPTS, MAX_RESULT_BYTES // 1024)
+    assert [limit for limit in limits if f"{limit:,}" not in document] == []
+    assert CUT in document
+    assert {line.split("`")[1] for line in document.partition("| key of an action |")[2].splitlines()[2:5]} == set(KEYS)

@@ -2,7 +2,9 @@
 
 from eventhost.actions.action import Action, Context, Hands
 from eventhost.actions.caused import HOST, RULES, caused_event
+from eventhost.actions.keys import StepSpec
 from eventhost.actions.parse import KINDS, parse_actions
+from eventhost.actions.step import Retry, Step, walk
 from eventhost.actions.webhook import http_client
 
 __all__ = [
@@ -12,7 +14,11 @@ __all__ = [
     "Action",
     "Context",
     "Hands",
+    "Retry",
+    "Step",
+    "StepSpec",
     "caused_event",
     "http_client",
     "parse_actions",
+    "walk",
 ]

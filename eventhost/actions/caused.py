@@ -26,9 +26,9 @@ _PROFILES: Final = {RULES: SourceProfile(RULES), HOST: SourceProfile(HOST, ("hos
 
 
 def caused_event(
-    event_type: str, payload: Any, *, cause: Entry, rule: str, index: int, source_name: str = RULES
+    event_type: str, payload: Any, *, cause: Entry, rule: str, place: str, source_name: str = RULES
 ) -> EnvEvent:
-    """The event that action `index` of a rule emits because of `cause`.
+    """The event that the action at `place` of a rule emits because of `cause`.
 
     Its metadata carries `causation_id` (`source_name:id` of the cause), `hops` (the length of the chain) and `rule`. A
     payload that is no object becomes `{"value": …}`.
@@ -48,7 +48,8 @@ def caused_event(
     metadata = {"source": source_name, "rule": rule, "causation_id": event_name(cause.event), "hops": hops}
     try:
         return normalize(
-            RawEvent(event_type, _id(cause, rule, index), cause.at_ms, metadata, payload), _PROFILES[source_name]
+            RawEvent(event_type, delivery_id(cause, rule, place), cause.at_ms, metadata, payload),
+            _PROFILES[source_name],
         )
     except EventRejected as error:
         raise ActionError(f"this cannot be emitted: {error}", retry=False) from None
@@ -59,9 +60,12 @@ def event_name(event: EnvEvent) -> str:
     return f"{event.metadata.get('source_name', '')}:{event.id}"
 
 
-def _id(cause: Entry, rule: str, index: int) -> str:
-    """A UUID, version 8 (RFC 9562): the milliseconds of the cause, then bits that derive from the delivery."""
-    delivery = f"{rule}\0{index}\0{cause.seq}\0{cause.at_ms}\0{event_name(cause.event)}"
+def delivery_id(cause: Entry, rule: str, place: str = "") -> str:
+    """What a rule's run for `cause`, or one of its actions, is known by to others: the same however often it is tried.
+
+    A UUID, version 8 (RFC 9562): the milliseconds of the cause, then bits that derive from the delivery.
+    """
+    delivery = f"{rule}\0{place}\0{cause.seq}\0{cause.at_ms}\0{event_name(cause.event)}"
     bits = int.from_bytes(sha256(delivery.encode()).digest()[:10], "big")
     value = (cause.at_ms & (1 << 48) - 1) << 80 | bits
     value = value & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62

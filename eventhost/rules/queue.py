@@ -1,227 +1,605 @@
-"""One rule's deliveries: its own queue, its own workers, its own failures; nobody else ever waits for them.
+"""One rule's runs: its own shaping, queue, workers and failures; nobody else ever waits for them.
 
-entry ─► queue (bounded: the oldest give way) ─► worker ─► action, action, … ─► delivered
-                                                   │ ▲
-                                                   └─┘ again, after a pause     ─► failed
+entry ─► when ─► shaper ─► owed (bounded: a rule that is full lags) ─► worker ─► its steps ─► delivered, failed, expired
 """
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
+import msgspec
 import structlog
 
-from eventhost.actions import HOST, Action, Context, Hands, caused_event
+from eventhost.actions import HOST, Hands, caused_event
 from eventhost.actions.caused import event_name
-from eventhost.errors import ActionError, EventhostError
-from eventhost.expression import ExpressionError
-from eventhost.journal import Entry
-from eventhost.rules.rule import Rule
+from eventhost.actions.step import Retry
+from eventhost.errors import EventhostError
+from eventhost.event import EnvEvent
+from eventhost.expression import Condition, ExpressionError
+from eventhost.gaps import Gap, Reason
+from eventhost.journal import DeadLetter, Entry, Pending, Position, Trace
+from eventhost.rules.crew import Crew
+from eventhost.rules.delivery import Delivery, End, Outcome
+from eventhost.rules.owed import Owed
+from eventhost.rules.query import answer_event
+from eventhost.rules.records import Records
+from eventhost.rules.rule import USER_QUERY, Rule
+from eventhost.rules.run import Run
+from eventhost.rules.shaper import Shaper, Verdict
+from eventhost.rules.trace import Tracing, dead_letter
+from eventhost.rules.workers import Pause, Workers
 
 log = structlog.get_logger()
 
-RULE_FAILED = "host.rule_failed"
+DEAD_LETTER: Final = "host.dead_letter"
 
-_COMPLAINT_S = 60.0
-_YIELD_EVERY = 16
-_MAX_ERROR = 2_000
+KEEPS_FAILING: Final = 3
+"""So many failures one after the other make a rule `failing`."""
+
+_FEW: Final = 16
+"""So many runs may wait in memory whatever the other rules have."""
+
+_COMPLAINT_S: Final = 60.0
+_MAX_ERROR: Final = 2_000
+
+_CAREFUL: Final = 100
+"""So many runs are counted as attempts after a crash: more than were done in the time that is written at once."""
+
+_TELL_S: Final = 10.0
+"""How long it may take to tell of a run that has ended, be it that the host ends or that its disk is full."""
+
+_STATE_SHARE: Final = 20
+"""Writing what shaping remembers takes at most this part of the time."""
+
+
+class RuleState(StrEnum):
+    """How a rule fares."""
+
+    RUNNING = "running"
+    FAILING = "failing"
+    """Its condition, or its actions, failed each of the last few times."""
+    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a rule may gather, and how often it tries.
+    """How much a rule may gather, and how its actions are tried again unless they say it themselves."""
 
-    The pause after the first failure of an action is `first_pause_s`, twice that after the second, and so on up to
-    `longest_pause_s`; each is shortened at random by up to a half.
-    """
-
-    queue: int = 10_000
-    attempts: int = 3
-    first_pause_s: float = 1.0
-    longest_pause_s: float = 30.0
-
-    def pause_s(self, attempt: int) -> float:
-        """How long to wait after this attempt, which counts from 1, has failed."""
-        longest = min(self.longest_pause_s, self.first_pause_s * 2.0 ** min(attempt - 1, 60))
-        return longest * random.uniform(0.5, 1.0)
+    queue: int = 1_000
+    """Runs that wait in memory; a rule that has so many reads the journal at its own pace from there on."""
+    runs: int = 20_000
+    """The same, of all rules together; each may have a few in any case."""
+    retry: Retry = field(default_factory=Retry)
+    deaths: int = 3
+    """How many hosts may die of a run before it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleStatistics:
-    """What became of a rule's events since the engine started, in counts. `queued` are those that wait."""
+    """What became of a rule's events since the engine started, in counts; a run may be for several of them."""
 
     name: str
-    enabled: bool
+    state: RuleState
     matched: int
+    suppressed: dict[str, int]
+    """By verdict: throttled, duplicate, expired and so on."""
+    held: int
+    """Wait for their run: in a batch, say."""
+    queued: int
+    """Runs that wait for their turn."""
+    running: int
     delivered: int
     failed: int
+    """Given up; each is a dead letter."""
+    retried: int
+    """Attempts that failed, and were followed by another."""
+    lags: int
+    """How many events, of whatever kind, the rule has still to look at."""
     condition_errors: int
-    queued: int
-    running: int
-    overrun: int
-    """Dropped, the oldest first, because too many were waiting."""
     last_error: str | None
+
+    @classmethod
+    def idle(cls, rule: Rule) -> RuleStatistics:
+        """Of a rule that has had nothing to do."""
+        state = RuleState.RUNNING if rule.enabled else RuleState.DISABLED
+        return cls(rule.name, state, 0, {}, 0, 0, 0, 0, 0, 0, 0, 0, None)
 
 
 class RuleQueue:
-    """What one rule has to do; survives the rule's being edited. Its workers live only while there is work."""
+    """What one rule has to do; survives the rule's being edited.
+
+    It `follows` when it is offered each event that the matcher comes to; one that is full, or behind for any other
+    reason, lags: it is brought along from `position`, as it has room.
+    """
 
     def __init__(
         self,
         rule: Rule,
+        position: int,
         hands: Hands,
         limits: Limits,
-        tasks: anyio.abc.TaskGroup,
-        clock: Callable[[], float],
-        on_settled: Callable[[], None],
+        tracing: Tracing,
+        tasks: anyio.abc.TaskGroup | Crew,
+        monotonic: Callable[[], float],
+        wall_ms: Callable[[], int],
+        on_change: Callable[[RuleQueue], None],
+        written: Callable[[], Awaitable[None]],
+        matched: Callable[[], int],
+        owing: Callable[[], int],
     ) -> None:
+        """`on_change` is told when there is something to write, and when a run has ended; `written` writes it now.
+
+        `matched` tells how far the matcher is, `owing` how many rules there are that owe something.
+        """
         self.rule = rule
-        self._hands, self._limits, self._tasks, self._clock, self._on_settled = hands, limits, tasks, clock, on_settled
-        self._waiting: deque[Entry] = deque()
-        self._workers = 0
-        self._running = 0
-        self._matched = self._delivered = self._failed = self._condition_errors = self._overrun = 0
+        self.position = position
+        """It was offered what it had to be offered up to here; of one that follows, the last before it did."""
+        self.follows = True
+        self.apart = False
+        """Whether it has a place of its own in the journal, whatever the others' is."""
+        self._hands, self._limits, self._tracing = hands, limits, tracing
+        self._monotonic, self._wall_ms, self._on_change = monotonic, wall_ms, on_change
+        self._written, self._matched_to, self._owing = written, matched, owing
+        self._owed = Owed(rule.name)
+        self._workers = Workers(
+            self._owed,
+            # What a host may have died of is done alone, lest others are counted among what it died of.
+            lambda: 1 if self._owed.accused else self.rule.concurrency,
+            lambda: self.rule.concurrency > 1,
+            self._deliver,
+            tasks,
+            lambda: self._on_change(self),
+        )
+        self._shaper = self._make_shaper(rule, None)
+        self._offered_from: int | None = None
+        """The first event that shaping got since its state was last written."""
+        self._write_state_at = 0.0
+        self._state: Position | None = None
+        """What shaping remembers, ready to be written."""
+        self._say_place = False
+        """Whether its place is to be written the next time in any case."""
+        self._gone = False
+        self._suspects = 0
+        """How many of the next runs the last host may have died of."""
+        self._letters: dict[int, list[int]] = {}
+        """Dead letters that are tried once more: their ids by their runs' numbers."""
+        self.overflow: Gap | None = None
+        """Events that shaping had no room to hold; whoever tells of it takes it away."""
+        self._dead: list[DeadLetter] = []
+        self._buried: list[int] = []
+        self._traces: list[Trace] = []
+        self._matched = self._delivered = self._failed = self._retried = self._condition_errors = 0
+        self._suppressed: Counter[str] = Counter()
+        self._condition_failures = self._delivery_failures = 0
+        """In a row."""
         self._last_error: str | None = None
         self._complaints: dict[str, float] = {}
 
-    @property
-    def settled(self) -> bool:
-        """Nothing waits, and nothing is being done."""
-        return not self._waiting and not self._workers
+    # What comes in
 
     def offer(self, entry: Entry) -> None:
         """Take an entry whose type and pattern match, unless the condition says no. Never waits."""
-        rule = self.rule
-        if rule.when is not None:
-            try:
-                if not rule.when.holds(entry.event):
-                    return
-            except ExpressionError as error:
-                self._condition_errors += 1
-                self._last_error = str(error)[:_MAX_ERROR]
-                self._complain("rule_condition_failed", seq=entry.seq, error=self._last_error)
-                return
+        if not self._holds(self.rule.when, entry):
+            return
         self._matched += 1
-        if len(self._waiting) >= self._limits.queue:
-            self._waiting.popleft()
-            self._overrun += 1
-            self._complain("rule_overrun", overrun=self._overrun, queue=self._limits.queue)
-        self._waiting.append(entry)
-        self._staff()
+        if self._shaper is not None:
+            self._shaped(entry.seq, self._shaper.offer(entry, self._wall_ms()))
+        elif not self._owed.has(entry.seq):
+            self._owed.waiting.append(Run((entry,), entry.event.timestamp))
+            self._go_on()
+
+    def answer(self, entry: Entry) -> None:
+        """Take an entry whose absence the rule waits for, unless the condition on it says no. Never waits."""
+        absence = self.rule.shaping.absence
+        if self._shaper is not None and absence is not None and self._holds(absence.when, entry):
+            self._shaped(entry.seq, self._shaper.answer(entry))
+
+    def advance(self, now_ms: int) -> None:
+        """Begin what is due by now. To be called only once everything accepted before has been offered."""
+        if self._shaper is not None and (runs := self._shaper.advance(now_ms)):
+            self._shaped(self._seen_to + 1, runs)
+
+    def _shaped(self, seq: int, runs: Iterable[Run]) -> None:
+        self._touch(seq)
+        self._owed.waiting.extend(run for run in runs if not self._owed.has(run.seq))
+        self._go_on()
+
+    def _touch(self, seq: int) -> None:
+        """Have the shaping's state written: an event, or what else came before this one, has changed it."""
+        if self._offered_from is None:
+            self._offered_from = seq
+
+    def _go_on(self) -> None:
+        self._on_change(self)
+        self._workers.staff()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more should be offered for now."""
+        waiting = len(self._owed.waiting)
+        return waiting >= self._limits.queue or (waiting >= _FEW and waiting >= self._share)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is worth the while to offer more to one that was full."""
+        return len(self._owed.waiting) <= min(self._limits.queue, max(_FEW, self._share)) // 2
+
+    @property
+    def _share(self) -> int:
+        return self._limits.runs // max(1, self._owing())
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits for its turn, and nothing is being done."""
+        return not len(self._owed)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being done but to wait for another attempt."""
+        return self._workers.idle
+
+    @property
+    def due_ms(self) -> int | None:
+        """The wall-clock time at which `advance` has something to do, if nothing happens before."""
+        return self._shaper.due_ms if self._shaper is not None else None
+
+    @property
+    def _seen_to(self) -> int:
+        """Up to where everything was offered."""
+        return max(self._matched_to(), self.position) if self.follows else self.position
+
+    # What is written down
+
+    def restore(self, state: bytes | None, runs: Iterable[Pending], entries: Mapping[int, Entry]) -> None:
+        """Go on from what a host before this one wrote; `entries` has the events of `runs` and of the state."""
+        self._owed.restore(run for row in runs if (run := self._taken_up(row, entries)) is not None)
+        if state is not None and self._shaper is not None:
+            self._shaper.load(msgspec.json.decode(state), entries.get)
+        elif state is not None:
+            # It was edited while no host was there, and has no shaping any more: what was held is due.
+            before = Shaper(self.rule.shaping, self._note)
+            before.load(msgspec.json.decode(state), entries.get)
+            self._owed.waiting.extend(run for run in before.flush() if not self._owed.has(run.seq))
+            self._owed.write_all()
+            self._say_place = True
+        self._go_on()
+
+    def _taken_up(self, row: Pending, entries: Mapping[int, Entry]) -> Run | None:
+        found = tuple(entries[seq] for seq in row.entries if seq in entries)
+        if not found or found[-1].seq != row.seq:
+            log.error("rule_run_lost", rule=self.rule.name, seq=row.seq, reason="the journal no longer has its event")
+            self._owed.end(row.seq)
+            return None
+        return Run(found, row.born_ms, row.left_out, row.attempts)
+
+    def suspect(self) -> None:
+        """Count the next runs as attempts before they are begun: the last host may have died of one of them.
+
+        Each is written down together with the end of the one before it: what a host did not die of is soon cleared.
+        """
+        self._suspects = max(_CAREFUL, 2 * self.rule.concurrency)
+
+    def stand(self, position: int, *, follows: bool) -> None:
+        """Begin behind `position`, as the journal has it."""
+        self.position, self.follows = position, follows
+        self.apart = self._say_place = not follows
+
+    @property
+    def owed_from(self) -> int | None:
+        """The first event that must be looked at again if the host died now; None when nothing would be missing."""
+        if self._gone:
+            return None
+        return self._offered_from if self._shaper is not None else self._owed.first
+
+    @property
+    def needed_from(self) -> int | None:
+        """The oldest event that is still needed: that owes a run, or that shaping holds."""
+        numbers = [run.entries[0].seq for run in self._owed if not run.again]
+        if self._shaper is not None and (held := self._shaper.held_from) is not None:
+            numbers.append(held)
+        if self._offered_from is not None:
+            numbers.append(self._offered_from)
+        if not self.follows:
+            numbers.append(self.position + 1)
+        return min(numbers, default=None)
+
+    def snapshot(self, *, whole: bool) -> None:
+        """Make ready what shaping remembers, unless that was done a short while ago; if `whole`, in any case."""
+        begun = time.perf_counter()
+        if self._shaper is None or self._offered_from is None or (begun < self._write_state_at and not whole):
+            return
+        state = msgspec.json.encode(self._shaper.dump())
+        self._owed.write_all()
+        self._state = Position(self.rule.name, self._seen_to, not self.follows, state)
+        self._offered_from = None
+        # A large state is written less often: what is done since the last time would be done once more.
+        took_s = time.perf_counter() - begun
+        self._write_state_at = begun + took_s * _STATE_SHARE
+
+    def write(self, records: Records, low: int) -> None:
+        """Add to the records what is to be written of this rule; nothing of it need be owed up to `low`."""
+        if not self._gone:
+            self._write_place(records, low)
+        records.dead += self._dead
+        records.buried += self._buried
+        records.traces += self._traces
+        self._dead, self._buried, self._traces = [], [], []
+
+    def _write_place(self, records: Records, low: int) -> None:
+        if self._shaper is None:
+            place = self._owed.place(self._seen_to)
+            if self.apart or self._say_place or place > low:
+                records.positions.append(Position(self.rule.name, place, self.apart))
+                self._say_place = self.apart
+        elif self._state is not None:
+            records.positions.append(self._state)
+            self._state = None
+        pending, ended = self._owed.rows()
+        records.pending += pending
+        records.ended += ended
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether there is more to write another time."""
+        return self._shaper is not None and self._offered_from is not None and not self._gone
+
+    def lag(self, position: int) -> None:
+        """Be offered nothing more by the matcher; everything up to `position` was."""
+        self.follows, self.position = False, position
+        self._on_change(self)
+
+    def follow(self) -> None:
+        """Be offered by the matcher what comes next."""
+        self.follows = True
+        self._touch_state()  # so that its new place is written
+        self._on_change(self)
+
+    def _touch_state(self) -> None:
+        if self._shaper is not None:
+            self._touch(self._seen_to + 1)
+
+    # What changes by hand
 
     def exchange(self, rule: Rule) -> None:
-        """Go on with what waits as `rule` says; what is being done right now is finished as it was begun."""
+        """Go on with what waits as `rule` says; what is being done right now is finished as it was begun.
+
+        What was held by shaping that has changed is due at once.
+        """
         self.rule = rule
-        self._staff()
+        before, self._shaper = self._shaper, self._make_shaper(rule, self._shaper)
+        if before is not None and self._shaper is None:
+            self._owed.waiting.extend(before.flush())
+            self._offered_from = None
+        # What the rule as it was had matched, the rule as it is may not match again.
+        self._owed.write_all()
+        self._say_place, self._write_state_at = True, 0.0
+        self._touch_state()
+        self._condition_failures = self._delivery_failures = 0
+        self._go_on()
 
     def discard(self) -> int:
-        """Forget what waits; return how much that was. What is being done is finished."""
-        count = len(self._waiting)
-        self._waiting.clear()
+        """Forget what waits and what is held; return how much that was. What is being done is finished."""
+        count = self._owed.discard()
+        self._letters = {seq: ids for seq, ids in self._letters.items() if seq in self._owed.running}
+        if self._shaper is not None:
+            count += self._shaper.held
+            self._shaper = self._make_shaper(self.rule, None)
+            self._touch_state()
+        self._owed.write_all()  # what is being done must not hold the rule's place, should it be enabled again
+        self._on_change(self)
         return count
 
-    def statistics(self) -> RuleStatistics:
-        """A snapshot."""
+    def retire(self) -> int:
+        """Forget what waits and what is held; from now on nothing is written but what becomes of what is being done.
+
+        Returns how much it forgot. Another rule may bear the name by then.
+        """
+        self._gone = True
+        return self.discard()
+
+    def release(self) -> None:
+        """Begin now what shaping holds, since it would be lost."""
+        if self._shaper is not None:
+            self._shaped(self._seen_to + 1, self._shaper.flush())
+
+    def retry(self, letter: DeadLetter, run: Run) -> None:
+        """Begin a dead letter's run once more; the letter stays until that is done.
+
+        One that is under way already, for this letter or another, is not begun twice.
+        """
+        letters = self._letters.setdefault(run.seq, [])
+        if letter.id not in letters:
+            letters.append(letter.id)
+        if not self._owed.owes(run.seq):
+            self._owed.repeat(run)
+            self._go_on()
+
+    @property
+    def retrying(self) -> set[int]:
+        """The ids of the dead letters that are tried once more at this moment."""
+        return {number for numbers in self._letters.values() for number in numbers}
+
+    def give_up(self, upto: int, most: int, reason: str) -> int:
+        """Let what waits for events up to `upto` be dead letters, `most` of them; return how many there were."""
+        old = [run for run in self._owed.waiting if run.entries[0].seq <= upto and not run.again]
+        for number, run in enumerate(old):
+            self._owed.drop(run)
+            if number < most:
+                self.bury(run, reason)
+        return len(old)
+
+    def bury(self, run: Run, reason: str) -> int:
+        """Make a dead letter of a run that is not even begun; return 1."""
+        outcome = self._delivery(run, anyio.sleep).give_up(reason)
+        self._failed += 1
+        self._dead.append(dead_letter(run, self.rule.name, outcome, self._wall_ms()))
+        self._on_change(self)
+        return 1
+
+    def would_run(self, entry: Entry) -> bool:
+        """Whether the condition holds for an entry that matches; nothing is counted."""
+        try:
+            return self.rule.when is None or self.rule.when.holds(entry.event, at_ms=entry.at_ms)
+        except ExpressionError:
+            return False
+
+    # What is done
+
+    def _delivery(self, run: Run, pause: Pause) -> Delivery:
+        rule, shaping = self.rule, self.rule.shaping
+        return Delivery(
+            run, rule.name, rule.steps, self._hands, self._limits.retry, shaping.max_age_s, self._spend,
+            shaping.gathers, self._wall_ms, pause, rule.uses,
+        )  # fmt: skip
+
+    async def _deliver(self, run: Run, pause: Pause) -> None:
+        rule = self.rule
+        if self._suspects > 0 and not run.again:
+            self._suspects -= 1
+            run = msgspec.structs.replace(run, attempts=run.attempts + 1)
+            self._owed.keep(run)
+            self._on_change(self)
+            await self._written()
+        delivery = self._delivery(run, pause)
+        if run.attempts > self._limits.deaths:
+            outcome = delivery.give_up(f"the host died {run.attempts - 1} times while this was being done")
+        else:
+            outcome = await delivery.deliver()
+        if outcome.end is End.FAILED or rule.answers:
+            await self._tell(run, rule, outcome)
+        # From here to the end nothing waits: what came of the run is written together with its end, or neither is.
+        self._heed(run, rule, outcome)
+        self._owed.finish(run)
+        self._on_change(self)
+        if run.attempts:
+            self._workers.staff()  # it may have been the last that was done alone
+
+    async def _tell(self, run: Run, rule: Rule, outcome: Outcome) -> None:
+        """Publish what came of the run. Were it written down before, a host that dies here would never tell."""
+        if outcome.end is End.FAILED:
+            await self._tell_failure(run.entry, rule, outcome)
+        if rule.answers and run.entry.event.type == USER_QUERY:
+            await self._publish(lambda: answer_event(run.entry, rule.name, outcome))
+
+    def _heed(self, run: Run, rule: Rule, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            self._last_error = outcome.error[:_MAX_ERROR]
+        if outcome.failures:
+            self._retried += outcome.failures - (outcome.end is End.FAILED)
+        if self._letters and (letters := self._letters.pop(run.seq, [])) and outcome.end is not End.EXPIRED:
+            self._buried += letters
+        match outcome.end:
+            case End.DELIVERED:
+                self._delivered += 1
+                self._delivery_failures = 0
+            case End.EXPIRED:
+                self._suppressed[Verdict.EXPIRED] += len(run.entries)
+            case End.FAILED:
+                self._failed += 1
+                self._delivery_failures += 1
+                self._dead.append(dead_letter(run, rule.name, outcome, self._wall_ms()))
+        self._traces += self._tracing.run(rule.name, run, outcome)
+
+    # How it fares
+
+    def statistics(self, head: int) -> RuleStatistics:
+        """A snapshot; `head` is the number of the newest event."""
         return RuleStatistics(
             self.rule.name,
-            self.rule.enabled,
+            self._fares(),
             self._matched,
+            dict(self._suppressed),
+            self._shaper.held if self._shaper is not None else 0,
+            len(self._owed.waiting),
+            len(self._owed.running),
             self._delivered,
             self._failed,
+            self._retried,
+            0 if self.follows else head - self.position,
             self._condition_errors,
-            len(self._waiting),
-            self._running,
-            self._overrun,
             self._last_error,
         )
 
-    def _staff(self) -> None:
-        for _ in range(min(self.rule.concurrency - self._workers, len(self._waiting))):
-            self._workers += 1
-            self._tasks.start_soon(self._work)
+    def _fares(self) -> RuleState:
+        if not self.rule.enabled:
+            return RuleState.DISABLED
+        failing = max(self._condition_failures, self._delivery_failures) >= KEEPS_FAILING
+        return RuleState.FAILING if failing else RuleState.RUNNING
 
-    async def _work(self) -> None:
-        done = 0
+    def _make_shaper(self, rule: Rule, before: Shaper | None) -> Shaper | None:
+        return None if rule.shaping.is_plain else Shaper(rule.shaping, self._note, before)
+
+    def _note(self, seq: int, verdict: Verdict) -> None:
+        if verdict not in (Verdict.RUN, Verdict.HELD):
+            self._suppressed[verdict] += 1
+        if verdict is Verdict.KEY_ERROR and self._shaper is not None:
+            self._last_error = (self._shaper.last_error or "")[:_MAX_ERROR]
+            self._complain("rule_key_failed", seq=seq, error=self._last_error)
+        if verdict is Verdict.OVERFLOW:
+            gap = Gap(Reason.OVERFLOW, seq, seq, 1, more={"rule": self.rule.name})
+            self.overflow = gap if self.overflow is None else self.overflow.followed_by(gap)
+        self._traces += self._tracing.verdict(self.rule.name, seq, verdict)
+
+    def _holds(self, condition: Condition | None, entry: Entry) -> bool:
+        if condition is None:
+            return True
         try:
-            while self._waiting and self._workers <= self.rule.concurrency:
-                entry, rule = self._waiting.popleft(), self.rule
-                self._running += 1
-                try:
-                    await self._deliver(entry, rule)
-                finally:
-                    self._running -= 1
-                done += 1
-                # Some actions never suspend; without this a long queue would keep the loop to itself.
-                if done % _YIELD_EVERY == 0:
-                    await anyio.lowlevel.checkpoint()
-        finally:
-            self._workers -= 1
-            if self.settled:
-                self._on_settled()
+            holds = condition.holds(entry.event, at_ms=entry.at_ms)
+        except ExpressionError as error:
+            self._condition_errors += 1
+            self._condition_failures += 1
+            self._last_error = str(error)[:_MAX_ERROR]
+            self._complain("rule_condition_failed", seq=entry.seq, error=self._last_error)
+            return False
+        self._condition_failures = 0
+        return holds
 
-    async def _deliver(self, entry: Entry, rule: Rule) -> None:
-        for index, action in enumerate(rule.actions):
-            attempt = 1
-            while (
-                error := await self._attempt(action, entry, Context(self._hands, rule.name, index, attempt))
-            ) is not None:
-                self._last_error = f"{action.kind}: {error}"[:_MAX_ERROR]
-                if not error.retry or attempt >= self._limits.attempts:
-                    await self._fail(entry, rule, index, action, attempt)
-                    return
-                pause_s = self._limits.pause_s(attempt)
-                log.debug(
-                    "rule_retry", rule=rule.name, action=action.kind, seq=entry.seq, attempt=attempt,
-                    delay_s=round(pause_s, 3), error=self._last_error,
-                )  # fmt: skip
-                await anyio.sleep(pause_s)
-                attempt += 1
-        self._delivered += 1
+    def _spend(self, tokens: int) -> None:
+        if self._shaper is not None:
+            self._shaper.spend(tokens, self._wall_ms())
+            self._touch_state()
 
-    async def _attempt(self, action: Action, entry: Entry, context: Context) -> ActionError | None:
-        try:
-            await action.run(entry, context)
-        except ActionError as error:
-            return error
-        except Exception as error:
-            log.exception("action_broken", rule=context.rule, action=action.kind, seq=entry.seq)
-            return ActionError(f"{type(error).__name__}: {error}", retry=False)
-        return None
-
-    async def _fail(self, entry: Entry, rule: Rule, index: int, action: Action, attempts: int) -> None:
-        self._failed += 1
-        event, error = entry.event, self._last_error
+    async def _tell_failure(self, entry: Entry, rule: Rule, outcome: Outcome) -> None:
+        event, step, error = entry.event, outcome.steps[-1], (outcome.error or "")[:_MAX_ERROR]
         log.error(
-            "rule_failed", rule=rule.name, action=action.kind, index=index, seq=entry.seq, event_id=event_name(event),
-            attempts=attempts, error=error,
+            "dead_letter", rule=rule.name, action=step.kind, place=step.place, seq=entry.seq,
+            event_id=event_name(event), attempts=step.attempts, error=error,
         )  # fmt: skip
-        if event.type == RULE_FAILED:
+        if event.type == DEAD_LETTER:
             return  # a rule about failures that fails itself would go on for ever
         payload = {
             "rule": rule.name,
-            "action": action.kind,
-            "index": index,
+            "action": step.kind,
+            "place": step.place,
             "seq": entry.seq,
             "event": event_name(event),
             "type": event.type,
-            "attempts": attempts,
+            "attempts": step.attempts,
             "error": error,
         }
+        await self._publish(
+            lambda: caused_event(DEAD_LETTER, payload, cause=entry, rule=rule.name, place=step.place, source_name=HOST)
+        )
+
+    async def _publish(self, make: Callable[[], EnvEvent]) -> None:
         try:
-            await self._hands.publish(
-                caused_event(RULE_FAILED, payload, cause=entry, rule=rule.name, index=index, source_name=HOST)
-            )
-        except EventhostError as unsaid:
-            log.debug("rule_failed_unsaid", rule=rule.name, seq=entry.seq, error=str(unsaid))
+            # A host that ends does not cut it off: what is done but not told would be done once more.
+            with anyio.fail_after(_TELL_S, shield=True):
+                await self._hands.publish(make())
+        except TimeoutError:
+            log.warning("rule_event_unsaid", rule=self.rule.name, error="the journal does not take it")
+        except EventhostError as error:
+            log.warning("rule_event_unsaid", rule=self.rule.name, error=str(error))
 
     def _complain(self, name: str, **fields: object) -> None:
-        now = self._clock()
+        now = self._monotonic()
         if now - self._complaints.get(name, -_COMPLAINT_S) >= _COMPLAINT_S:
             self._complaints[name] = now
             log.warning(name, rule=self.rule.name, **fields)

@@ -1,0 +1,58 @@
+"""What became of runs, as it is written beside the events: traces for `explain`, dead letters to be tried again."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from eventhost.journal import DeadLetter, Entry, Trace
+from eventhost.rules.delivery import End, Outcome
+from eventhost.rules.run import Run
+from eventhost.rules.shaping.verdict import Verdict
+
+_encode = msgspec.json.Encoder().encode
+_decode_entries = msgspec.json.Decoder(list[Entry]).decode
+
+
+class Tracing(StrEnum):
+    """What is recorded of the events' way through the rules."""
+
+    OFF = "off"
+    FAILURES = "failures"
+    """Runs of which an attempt failed, or that expired."""
+    ALL = "all"
+
+    def run(self, rule: str, run: Run, outcome: Outcome) -> list[Trace]:
+        """What to record of a run: its steps, with its last event; for the others that it is the run."""
+        if self is Tracing.OFF or (self is Tracing.FAILURES and outcome.end is End.DELIVERED and not outcome.failures):
+            return []
+        number = run.seq
+        said: dict[str, Any] = {"end": outcome.end, "born_ms": run.born_ms, "steps": outcome.steps}
+        if len(run.entries) > 1:
+            said["events"] = len(run.entries)
+            said["left_out"] = run.left_out
+        if run.attempts:
+            said["deaths"] = run.attempts
+        body = _encode(said)
+        others = [Trace(entry.seq, rule, b'{"run":%d}' % number) for entry in run.entries[:-1]]
+        return [*others, Trace(number, rule, body)]
+
+    def verdict(self, rule: str, seq: int, verdict: Verdict) -> list[Trace]:
+        """What to record of an event that shaping kept from running."""
+        if self is not Tracing.ALL or verdict is Verdict.RUN:
+            return []
+        return [Trace(seq, rule, _encode({"verdict": verdict}))]
+
+
+def dead_letter(run: Run, rule: str, outcome: Outcome, at_ms: int) -> DeadLetter:
+    """What is kept of a run that failed for good: all that it takes to try it once more."""
+    step = outcome.steps[-1]
+    error = step.error or "it failed, and did not say why"
+    return DeadLetter(rule, run.seq, at_ms, step.kind, step.place, step.attempts, error, _encode(run.entries))
+
+
+def entries_of(letter: DeadLetter) -> tuple[Entry, ...]:
+    """The events of a dead letter, oldest first."""
+    return tuple(_decode_entries(letter.entries))

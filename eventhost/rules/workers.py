@@ -1,0 +1,103 @@
+"""`Workers`: a rule's runs are done so many at a time; one that waits for another attempt makes room for the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from eventhost.rules.crew import Crew
+from eventhost.rules.owed import Owed
+from eventhost.rules.run import Run
+
+Pause = Callable[[float], Awaitable[object]]
+
+_YIELD_EVERY: Final = 16
+_MAX_PARKED: Final = 1_000
+"""So many runs may wait for another attempt without taking a place from the others."""
+
+
+class Workers:
+    """Does what is owed, in order, `concurrency()` at a time. Lives only while there is work.
+
+    With a concurrency of 1 a run that waits for another attempt keeps its place: those behind it must wait for it.
+    """
+
+    def __init__(
+        self,
+        owed: Owed,
+        concurrency: Callable[[], int],
+        parks: Callable[[], bool],
+        deliver: Callable[[Run, Pause], Awaitable[None]],
+        tasks: anyio.abc.TaskGroup | Crew,
+        on_idle: Callable[[], None],
+    ) -> None:
+        """`deliver` never raises for what an action does, and takes the run out of what is owed.
+
+        `parks` tells whether a run that waits for another attempt makes room for the next.
+        """
+        self._owed, self._concurrency, self._parks, self._deliver = owed, concurrency, parks, deliver
+        self._tasks, self._on_idle = tasks, on_idle
+        self._places = 0
+        """How many are taken."""
+        self.pausing = 0
+        """How many runs wait for another attempt."""
+        self._parked = 0
+        self._back: deque[anyio.Event] = deque()
+        """Those whose pause is over, and who wait for a place."""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is going on, and nothing will but what waits for another attempt."""
+        return len(self._owed.running) == self.pausing and (not self._owed.waiting or self.pausing > 0)
+
+    def staff(self) -> None:
+        """See to it that what waits is done."""
+        for _ in range(min(self._concurrency() - self._places, len(self._owed.waiting))):
+            self._places += 1
+            self._tasks.start_soon(self._work)
+
+    async def _work(self) -> None:
+        done = 0
+        while self._owed.waiting and self._places <= self._concurrency() and not self._back:
+            await self._deliver(self._owed.take(), self._pause)
+            done += 1
+            # Some actions never suspend; without this a long queue would keep the loop to itself.
+            if done % _YIELD_EVERY == 0:
+                await anyio.lowlevel.checkpoint()
+        # Not when it is cancelled: nothing more is to be begun then, least of all out of order.
+        self._leave()
+
+    def _leave(self) -> None:
+        """Give a place up, to whoever is back from a pause first."""
+        if self._back and self._places <= self._concurrency():
+            self._back.popleft().set()
+        else:
+            self._places -= 1
+            self.staff()
+
+    async def _pause(self, delay_s: float) -> None:
+        parks = self._parks() and self._parked < _MAX_PARKED
+        self.pausing += 1
+        if parks:
+            self._parked += 1
+            self._leave()
+        if self.idle:
+            self._on_idle()
+        try:
+            await anyio.sleep(delay_s)
+        finally:
+            self.pausing -= 1
+            self._parked -= parks
+        if not parks:
+            return
+        if self._places < self._concurrency():
+            self._places += 1
+        else:
+            place = anyio.Event()
+            self._back.append(place)
+            await place.wait()
