@@ -28,7 +28,7 @@ run: $(RUN_STAMP)
 test: $(TEST_STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
 
-bench: $(RUN_STAMP)
+bench: $(TEST_STAMP)
 	@$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 # A source folder stands alone, as it does when it runs, so its types are checked from within.

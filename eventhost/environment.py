@@ -8,8 +8,8 @@ sources ─► normalize ─► journal ─► rules ─► actions ─┐
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from eventhost.config import (
     variables,
     with_last_good,
 )
+from eventhost.config.model import JournalConfig
 from eventhost.config.watch import watch
 from eventhost.connections import (
     Connection,
@@ -43,16 +44,39 @@ from eventhost.connections import (
     child,
     minimal_environment,
 )
-from eventhost.errors import ConfigError, NotFound, Problem
+from eventhost.errors import BusClosed, ConfigError, EventhostError, JournalFailed, NotFound, Problem
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize, uuid7
-from eventhost.journal import MemoryJournal
-from eventhost.rules import RuleEngine, RuleStatistics, parse_rules
-from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus
+from eventhost.exchange import as_kept
+from eventhost.gaps import Gap, Gaps, Reason
+from eventhost.journal import Change, DeadLetter, Entry, Journal, Loss, MemoryJournal, SqliteJournal, open_journal
+from eventhost.journal.retention import Limits
+from eventhost.rules import (
+    USER_QUERY,
+    Emitted,
+    RuleEngine,
+    RuleSet,
+    RuleStatistics,
+    Tracing,
+    ask,
+    keep_within,
+    read_rules,
+    uncollected,
+)
+from eventhost.rules.again import Again, Request, chosen, told
+from eventhost.rules.explain import Explanation, explain
+from eventhost.rules.letters import only
+from eventhost.rules.recorded import JournalFile
+from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first
 from eventhost.tools import McpManager
 
 log = structlog.get_logger()
 
 DRAIN_S = 10.0
+JOURNAL_CHECK_S = 1.0
+MAX_REPORTED = 20
+"""Problems of one file that are logged and said on the bus."""
+QUERY_TIMEOUT_S = 120.0
+RECORDS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +103,27 @@ class ServerEnvironment:
         self.config = config
         self._changes = changes
         self.root = config.root
-        self.bus = EnvEventBus(MemoryJournal(config.journal.capacity))
         self._start_sources = start_sources
+        self._rule_set = RuleSet()
         self._pool = ConnectionPool(
             Surroundings(Guardian(self.root / "var" / "guardian.lock"), self.root, self._resolve),
             config.launch_limit,
             self._on_status,
         )
-        self._sources = EventMcpManager(self._pool, self.bus.publish_batch)
         self._tools = McpManager(self._pool)
-        self._rules = RuleEngine(
-            self.bus,
-            Hands(
-                publish=self.bus.publish,
-                call_tool=self._tools.execute_tool,
-                spawn=partial(child, self._pool.surroundings.guardian),
-                http=(http := http_client()),
-                root=self.root,
-                environment=minimal_environment(),
-                resolve_secret=self._resolve,
-            ),
-        )
-        self._http = http
         self._to_announce: list[EnvEvent] = []
         self._announcing = anyio.Event()
         self._reloading = anyio.Lock()
+        self._recalled = anyio.Event()
+        self._replaying = anyio.Lock()
+        self._down_since_ms: dict[str, int] = {}
+        """When each source and client that does not run was lost, or stopped."""
         self._stack = AsyncExitStack()
+        # What needs the journal is made once that is open.
+        self.bus: EnvEventBus
+        self._sources: EventMcpManager
+        self._rules: RuleEngine
+        self._hands: Hands
 
     @classmethod
     def from_path(cls, root: str | Path, *, start_sources: bool = True) -> ServerEnvironment:
@@ -115,9 +134,11 @@ class ServerEnvironment:
         """
         root = Path(root).absolute()
         changes = watch(root)  # first, so that no change between reading and watching is missed
-        config = load_environment(root)
-        parse_rules(config.rules, root)
-        return cls(config, start_sources=start_sources, changes=changes)
+        with uncollected():
+            config = load_environment(root)
+            environment = cls(config, start_sources=start_sources, changes=changes)
+            environment._rule_set = read_rules(config)
+        return environment
 
     async def __aenter__(self) -> Self:
         """Start everything in order, the sources last.
@@ -128,13 +149,44 @@ class ServerEnvironment:
         (self.root / "var").mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._pool)
-            await stack.enter_async_context(self.bus)
+            journal, loss = await self._open_journal()
+            stack.push_async_callback(journal.aclose)
+            last = await journal.read(journal.head - 1, 1) if journal.crashed else ()
+            gaps = Gaps(self._say)
+            self.bus = await stack.enter_async_context(EnvEventBus(journal, gaps.tell))
+            self._sources = EventMcpManager(self._pool, self.bus.publish_batch)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self._announce)
-            await stack.enter_async_context(self._http)
-            await self._rules.update(parse_rules(self.config.rules, self.root))
+            tasks.start_soon(gaps.keep_saying)
+            tasks.start_soon(_end_if_it_fails, journal)
+            emitted = Emitted(self.bus.publish, journal, self._recalled.wait)
+            tasks.start_soon(self._recall, journal, emitted)
+            self._hands = Hands(
+                publish=emitted.publish,
+                call_tool=self._tools.execute_tool,
+                list_tools=self._tools.get_tools,
+                spawn=partial(child, self._pool.surroundings.guardian),
+                http=await stack.enter_async_context(http_client()),
+                root=self.root,
+                environment=minimal_environment(),
+                resolve_secret=self._resolve,
+            )
+            self._rules = RuleEngine(
+                self.bus,
+                self._hands,
+                tracing=Tracing(self.config.journal.trace),
+            )
+            self._rule_set = read_rules(self.config, self._rule_set)
+            self.config = _without_trees(self.config)
+            # Of a file that cannot be read now, what its rules owe is kept for when it can be.
+            await self._rules.update(self._rule_set.rules, complete=not self._rule_set.broken)
             await stack.enter_async_context(self._rules)
+            for gap in _gaps(journal, loss, last):
+                gaps.tell(gap)
+            tasks.start_soon(keep_within, journal, self._rules, _limits(self.config.journal), gaps.tell)
+            for file, problems in self._rule_set.broken.items():
+                self._report(file, problems)
             self._tools.load_clients(self.config.clients)
             if self._start_sources:
                 await self.start_sources()
@@ -153,11 +205,17 @@ class ServerEnvironment:
         """
         with anyio.CancelScope(shield=True):
             await self.stop_sources()
-            await self.drain(DRAIN_S)
+            if self.config.journal.type == "memory":
+                self._rules.release()
+                await self.drain(DRAIN_S)
+            else:
+                # What waits for another attempt, or is held back, the next host goes on with.
+                await self._rules.drain(DRAIN_S, retries=False)
         await self._stack.aclose()
 
     async def start_sources(self) -> None:
         """Begin to launch the sources that start by themselves; returns once that has begun."""
+        await self._recalled.wait()
         await self._sources.load_clients(self.config.sources)
         for name, problems in self.config.broken.items():
             self._report(name, problems)
@@ -169,6 +227,26 @@ class ServerEnvironment:
     async def drain(self, deadline_s: float) -> None:
         """Let the rules work off what is queued, for at most `deadline_s`."""
         await self._rules.drain(deadline_s)
+
+    async def _open_journal(self) -> tuple[Journal, Loss | None]:
+        config = self.config.journal
+        if config.type == "memory":
+            return MemoryJournal(config.capacity), None
+        return await open_journal(self.root / config.path, config.durability)
+
+    async def _recall(self, journal: Journal, emitted: Emitted) -> None:
+        """Know again what was accepted lately, since after a crash it may be said once more."""
+        begun = time.perf_counter()
+        try:
+            async with aclosing(newest_first(journal)) as pages:
+                async for page in pages:
+                    self._sources.windows.recall(page)
+                    emitted.recall(entry for entry, _ in page)
+        except BusClosed as error:
+            log.error("events_not_recalled", error=str(error))  # who publishes is told so, too
+        finally:
+            self._recalled.set()
+        log.debug("events_recalled", took_s=round(time.perf_counter() - begun, 3))
 
     # Events
 
@@ -184,6 +262,34 @@ class ServerEnvironment:
         if not isinstance(event, EnvEvent):
             event = normalize(RawEvent.from_value(event), SourceProfile(source))
         return event, await self.bus.publish(event)
+
+    async def import_events(self, events: Sequence[EnvEvent]) -> int:
+        """Publish events as they are, with the `source_name` that they bear: for the operator, never for a source.
+
+        Returns the sequence number of the first.
+
+        Raises:
+            EventRejected: one of them is no event that the host keeps; none was published.
+            BusClosed: the host is stopping.
+        """
+        return await self.bus.publish_batch([as_kept(event) for event in events])
+
+    async def handle_query(
+        self, query: str, *, session_id: str | None = None, source: str = "api", timeout_s: float = QUERY_TIMEOUT_S
+    ) -> EnvEvent:
+        """Ask whatever rule is bound to `USER_QUERY`; return its answer, a `query.answered` event.
+
+        Raises:
+            NotFound: no rule answers queries.
+            TimeoutError: none did within `timeout_s`.
+            BusClosed: the host is stopping.
+        """
+        if not self._rules.answering():
+            mend = f'add one such as {{"on": "{USER_QUERY}", "do": {{"agent": "Answer the query."}}}}'
+            raise NotFound(f"no rule answers {USER_QUERY}; {mend}")
+        payload = {"query": query} if session_id is None else {"query": query, "session_id": session_id}
+        event = normalize(RawEvent(USER_QUERY, payload=payload), SourceProfile(source))
+        return await ask(self.bus, event, timeout_s)
 
     # Sources
 
@@ -261,6 +367,7 @@ class ServerEnvironment:
         """
         if name in self._pool.connections:
             raise ConfigError([Problem("add_event_source", f"the name {name!r} is taken", "choose another", name)])
+        await self._recalled.wait()
         self._sources.add(make_source(name, config, self.root)).start()
 
     async def remove_event_source(self, name: str) -> None:
@@ -280,9 +387,95 @@ class ServerEnvironment:
         """The tools, resources and prompts of all connections."""
         return self._tools
 
+    @property
+    def rule_set(self) -> RuleSet:
+        """The rules in use, by file, and what keeps others from being it."""
+        return self._rule_set
+
     def rule_statistics(self) -> list[RuleStatistics]:
         """A snapshot of every rule."""
         return self._rules.statistics()
+
+    async def explain(self, event: str, *, every: bool = False, only: str | None = None) -> Explanation:
+        """What became of an event: a sequence number, an id, or `source:id`; see `rules.explain`.
+
+        Raises:
+            NotFound: none is called so, or several.
+        """
+        profiles = {
+            source.name: SourceProfile(source.name, source.event_types, source.metadata)
+            for source in self.config.sources.values()
+        }
+        with anyio.move_on_after(RECORDS_S):
+            await self._rules.needed()  # what was done is written a moment later; a full disk may make it wait
+        told = partial(explain, rules=self._rule_set, root=self.root, every=every, only=only, profiles=profiles)
+        if self.config.journal.type == "memory":
+            return await told(self.bus.journal, event)
+        with JournalFile(self.root / self.config.journal.path) as journal:  # which is sifted much faster
+            return await told(journal, event)
+
+    async def replay(self, request: Request) -> AsyncGenerator[dict[str, Any], None]:
+        """The runs that the rules make of recorded events, told one after the other; done again if it says so.
+
+        One replay that does something at a time: a second one ends with an error before it has begun.
+
+        Raises:
+            NotFound, EventRejected: `request` names what is not there.
+        """
+        journal, rules = self.bus.journal, chosen(self._rule_set.rules, request.rules)
+        span = await request.span(journal)
+        if not request.execute:
+            return told(journal, rules, span, speed=request.speed)
+        lines = told(journal, rules, span, speed=request.speed, again=Again(uuid7(), self._hands))
+        return self._alone(lines)
+
+    async def _alone(self, lines: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[dict[str, Any], None]:
+        if self._replaying.locked():
+            raise EventhostError("another replay is being executed; wait for its end, or end it with Ctrl-C")
+        async with self._replaying, aclosing(lines):
+            async for line in lines:
+                yield line
+
+    # Dead letters
+
+    async def dead_letters(self, rule: str | None = None, *, after: int = 0, limit: int = 100) -> list[DeadLetter]:
+        """Up to `limit` dead letters, of a rule or of all, whose ids follow `after`, in order."""
+        return await self.bus.journal.dead_letters(rule, after, limit)
+
+    async def dead_letter(self, number: int) -> DeadLetter:
+        """One dead letter.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        return only(await self.bus.journal.dead_letters(None, number - 1, 1), number)
+
+    def retrying(self) -> set[int]:
+        """The ids of the dead letters that are tried once more at this moment."""
+        return self._rules.retrying()
+
+    async def retry_dead_letter(self, number: int) -> DeadLetter:
+        """Have its rule do a dead letter's run once more; returns once that waits for its turn.
+
+        The letter is gone when that has succeeded, and replaced by another if it fails.
+
+        Raises:
+            NotFound: there is none with this id, or its rule is no more.
+            ConfigError: its rule is disabled.
+        """
+        letter = await self.dead_letter(number)
+        await self._rules.retry(letter)
+        return letter
+
+    async def discard_dead_letter(self, number: int) -> DeadLetter:
+        """Forget a dead letter, for good; if it is tried once more right now, that is finished.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        letter = await self.dead_letter(number)
+        await self.bus.journal.save(Change(buried=[number]))
+        return letter
 
     def _usable(self, name: str) -> EventMcpClient:
         if name in self.config.broken and name not in self._sources.get_clients():
@@ -316,13 +509,19 @@ class ServerEnvironment:
         """
         async with self._reloading:
             try:
-                new = await anyio.to_thread.run_sync(load_environment, self.root)
-                rules = parse_rules(new.rules, self.root)
+                with uncollected():
+                    new = await anyio.to_thread.run_sync(load_environment, self.root)
+                    rules = await anyio.to_thread.run_sync(read_rules, new, self._rule_set)
+                new = _without_trees(new)
             except ConfigError as error:
                 self._report("configuration", error.problems)
                 return ReloadReport([], [], [], list(error.problems))
             report = await self._apply(new, touched)
-            await self._rules.update(rules)
+            await self._rules.update(rules.rules)
+            self._rule_set = rules
+            for file, problems in rules.broken.items():
+                self._report(file, problems)
+                report.problems.extend(problems)
         log.info("reloaded", started=report.started, restarted=report.restarted, stopped=report.stopped)
         return report
 
@@ -379,19 +578,30 @@ class ServerEnvironment:
 
     def _on_status(self, connection: Connection) -> None:
         """Say on the bus what happens to sources and to clients."""
-        name = connection.config.name
-        kind = "source" if name in self._sources.get_clients() else "client"
+        name, now_ms = connection.config.name, int(time.time() * 1000)
+        source = name in self._sources.get_clients()
+        kind = "source" if source else "client"
         match connection.status:
             case EventSourceStatus.RUNNING:
-                self._say(f"host.{kind}_started", {kind: name, "restarts": connection.restarts})
+                since_ms = self._down_since_ms.pop(name, None)
+                down = {} if since_ms is None else {"from": since_ms, "to": now_ms}
+                event_type = "host.source_started" if source else "host.client_started"
+                self._say(event_type, {kind: name, "restarts": connection.restarts, **down})
             case EventSourceStatus.DISCONNECTED:
-                self._say(f"host.{kind}_disconnected", {kind: name, "error": connection.last_error})
+                self._down_since_ms.setdefault(name, now_ms)
+                event_type = "host.source_disconnected" if source else "host.client_disconnected"
+                self._say(event_type, {kind: name, "error": connection.last_error})
             case EventSourceStatus.ERROR:
-                self._say(f"host.{kind}_failed", {kind: name, "error": connection.last_error})
+                event_type = "host.source_failed" if source else "host.client_failed"
+                self._say(event_type, {kind: name, "error": connection.last_error})
+            case EventSourceStatus.STOPPED:
+                self._down_since_ms.setdefault(name, now_ms)
 
     def _report(self, name: str, problems: Iterable[Problem]) -> None:
         """Log what is wrong in the configuration, and say it on the bus."""
         texts = [str(problem) for problem in problems if problem.fatal]
+        if len(texts) > MAX_REPORTED:
+            texts = [*texts[:MAX_REPORTED], f"and {len(texts) - MAX_REPORTED} more; `eventhost check` tells them all"]
         if texts:
             log.error("config_error", part=name, problems=texts)
             self._say("host.config_error", {"part": name, "problems": texts})
@@ -409,3 +619,42 @@ class ServerEnvironment:
             self._announcing = anyio.Event()
             events, self._to_announce = self._to_announce, []
             await self.bus.publish_batch(events)
+
+
+async def _end_if_it_fails(journal: Journal) -> None:
+    """End the host when nothing more can be accepted: whoever starts it anew has the journal salvaged.
+
+    Raises:
+        JournalFailed: the journal has failed.
+    """
+    if journal.crashed and isinstance(journal, SqliteJournal):
+        await journal.check()  # at the opening there is only a short look
+    while True:
+        if (failed := journal.statistics().failed) is not None:
+            raise JournalFailed(failed)
+        await anyio.sleep(JOURNAL_CHECK_S)
+
+
+def _gaps(journal: Journal, loss: Loss | None, last: Sequence[Entry]) -> list[Gap]:
+    """What may be missing since the host before this one: of a journal that was damaged, and of what sources said.
+
+    `last` is the last event that a host accepted which did not end properly, if there is one.
+    """
+    gaps = []
+    if loss is not None:
+        told = {"damage": loss.damage, "lost": loss.lost, "records": loss.records, "aside": loss.aside}
+        gaps.append(Gap(Reason.DAMAGE, loss.first, loss.last, loss.count, more=told))
+    if journal.crashed:
+        after, from_ms = (last[-1].seq, last[-1].at_ms) if last else (0, None)
+        gaps.append(Gap(Reason.CRASH, from_ms=from_ms, to_ms=int(time.time() * 1000), more={"after": after}))
+    return gaps
+
+
+def _limits(config: JournalConfig) -> Limits:
+    age_ms = int(config.age_s * 1000) if config.age_s is not None else None
+    return Limits(age_ms, config.size_bytes, config.cap_bytes)
+
+
+def _without_trees(config: EnvironmentConfig) -> EnvironmentConfig:
+    # Once they are read, a hundred thousand rules need not be kept as JSON too: that takes 200 MB.
+    return replace(config, rule_files={})

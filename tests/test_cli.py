@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def imported_by(*arguments: str | Path) -> set[str]:
 
 def test_quick_commands_import_nothing_heavy(host: RunningHost) -> None:
     heavy = {"pydantic", "mcp", "starlette", "uvicorn", "httpx2", "msgspec", "anyio", "asyncio", "structlog", "psutil"}
-    for command in (["--help"], ["emit", "a.b"], ["status"], ["source", "list"], ["version"]):
+    for command in (["--help"], ["emit", "a.b"], ["status"], ["source", "list"], ["rule", "list"], ["version"]):
         environment = ["--env", host.root] if command[0] not in ("--help", "version") else []
         assert not imported_by(*command, *environment) & heavy, command
 
@@ -128,7 +129,9 @@ def test_quick_commands_import_nothing_heavy(host: RunningHost) -> None:
 def test_help_names_every_command() -> None:
     shown = ok("--help")
     commands = ["init", "run", "check", "status", "reload", "tail", "emit", "import", "source", "service", "version"]
+    commands += ["rule", "schema"]
     assert [command for command in commands if f" {command} " not in shown] == []
+    assert [verb for verb in ("list", "test") if f" {verb} " not in ok("rule", "--help")] == []
     verbs = ["list", "show", "logs", "start", "stop", "restart", "enable", "disable", "new"]
     shown = ok("source", "--help")
     assert [verb for verb in verbs if f" {verb} " not in shown] == []
@@ -417,6 +420,219 @@ def test_init_makes_an_environment_that_is_valid_and_overwrites_nothing(tmp_path
     assert done.returncode == 1
     assert "already has config.jsonc" in done.stderr
     assert (made / "config.jsonc").read_text() == "{}"
+
+
+# Rules.
+
+
+def test_rules_are_listed_with_how_they_fare(host: RunningHost) -> None:
+    ok("emit", "test.listed", "--env", host.root)
+
+    def listed() -> list[str]:
+        return ok("rule", "list", "--env", host.root).rstrip("\n").split("\t")
+
+    row = eventually(lambda: (row := listed())[3] != "0" and row[3] == row[4] and row)
+    assert row[:3] == ["greet", "running", "test.*"]
+    assert row[5:] == ["0", "", "0", ""]
+    (rule,) = json.loads(ok("rule", "list", "--json", "--env", host.url))["rules"]
+    assert (rule["name"], rule["file"], rule["on"], rule["state"]) == ("greet", "config.jsonc", ["test.*"], "running")
+    assert ok("rule", "list", "g*", "--env", host.root).startswith("greet")
+    assert ok("rule", "list", "x*", "--env", host.root) == ""
+
+
+def test_without_a_host_the_rules_are_listed_as_the_files_have_them(root: Path) -> None:
+    write_rules(root, "door", [{"name": "a", "do": LOG}, {"name": "b", "on": ["x", "y"], "do": LOG, "enabled": False}])
+    write_rules(root, "wrong", [{"do": 1}, {"do": 2}])
+    done = run("rule", "list", "--env", root)
+    assert done.returncode == 0
+    assert [line.rstrip("\t").split("\t") for line in done.stdout.splitlines()] == [
+        ["a", "stopped", "*"], ["b", "disabled", "x, y"],
+    ]  # fmt: skip
+    assert "no host is running" in done.stderr
+    assert "rules/wrong.jsonc cannot be used as it is: rules/wrong.jsonc:1:9: [0].do: " in done.stderr
+    assert "1 more, see `eventhost check`" in done.stderr
+    done = run("rule", "list", "--env", "http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+LOG = {"log": "it is {{ payload.x }}"}
+
+
+def write_rules(root: Path, name: str, value: Any) -> Path:
+    path = root / "rules" / f"{name}.jsonc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_rules_are_tried_on_an_event_from_stdin_a_file_or_the_argument(root: Path) -> None:
+    write_rules(root, "door", [{"name": "a", "on": "door.*", "do": LOG}, {"name": "b", "when": "payload.y", "do": LOG}])
+    text = '{"type": "door.opened", "payload": {"x": 5}} // a comment'
+    file = root / "event.jsonc"
+    file.write_text(text)
+    shown = ok("rule", "test", "--env", root, stdin=text)
+    lines = shown.splitlines()
+    assert lines[:3] == ["a: would run", '    {"log": "it is 5", "level": "info"}', "b: cannot be told"]
+    assert lines[3].startswith("    when: payload.y: ")
+    assert lines[3].endswith("payload.y is not there")
+    assert len(lines) == 4
+    assert ok("rule", "test", "--env", root, "--event", "-", stdin=text) == shown
+    assert ok("rule", "test", "--env", root, "--event", file) == shown
+    assert ok("rule", "test", "--env", root, "--event", '{"type": "door.opened", "payload": {"x": 5}}') == shown
+    tried = json.loads(ok("rule", "test", "--json", "--env", root, "--event", file, "--at", "2026-01-05T12:00:00Z"))
+    assert tried["event"]["at_ms"] == 1_767_614_400_000
+    assert [rule["fate"] for rule in tried["rules"]] == ["runs", "error"]
+
+
+def test_the_exit_code_says_whether_the_named_rule_would_run(root: Path) -> None:
+    write_rules(root, "door", [{"name": "a", "on": "door.*", "do": LOG}, {"name": "b", "on": "x", "do": LOG}])
+    event = '{"type": "door.opened", "payload": {"x": 5}}'
+    assert run("rule", "test", "a", "--env", root, stdin=event).returncode == 0
+    done = run("rule", "test", "b", "--env", root, stdin=event)
+    assert (done.returncode, done.stdout) == (1, 'b: no match\n    on: wants "x"; type is "door.opened"\n')
+    done = run("rule", "test", "c", "--env", root, stdin=event)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'no rule is called "c"' in done.stderr
+    write_rules(root, "wrong", [{"do": 1}])
+    done = run("rule", "test", "a", "--env", root, stdin=event)
+    assert done.returncode == 2
+    assert done.stdout.startswith("a: would run")
+    assert "rules/wrong.jsonc:1:9: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        ([], "", "stdin:1:1: the file is empty"),
+        ([], "{", "stdin:1:1: { is never closed"),
+        ([], '{"payload": {}}', "stdin: type: a non-empty string is required"),
+        ([], "[]", "stdin: an event must be an object"),
+        (["--event", "no.json"], "", "no.json cannot be read: No such file"),
+        (["--event", '{"type": "a"}', "--at", "noon"], "", "neither milliseconds nor ISO 8601"),
+        (["--all", "--event", "-"], "", "takes neither a rule nor an event"),
+        (["--all", "name"], "", "takes neither a rule nor an event"),
+    ],
+)
+def test_an_event_that_is_none_is_a_usage_error(root: Path, arguments: list[str], stdin: str, told: str) -> None:
+    done = run("rule", "test", "--env", root, *arguments, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_of_many_rules_those_that_match_are_told_and_the_others_counted(root: Path) -> None:
+    many = [{"name": f"r{number}", "on": f"t.{number}", "do": LOG} for number in range(1_000)]
+    write_rules(root, "many", [*many, {"name": "broken", "when": "payload.no", "do": LOG}])
+    event = '{"type": "t.7", "payload": {"x": 5}}'
+    shown = ok("rule", "test", "--env", root, stdin=event).splitlines()
+    assert [line for line in shown if not line.startswith(" ")] == [
+        "r7: would run",
+        "broken: cannot be told",
+        "999 other rules do not match; name one to see why, or add --all-rules",
+    ]
+    assert ok("rule", "test", "-v", "--env", root, stdin=event).count("no match") == 999
+
+
+def test_a_source_that_is_configured_says_its_events_as_it_would(root: Path) -> None:
+    (create_source(root, "door", Template.PYTHON) / "config.jsonc").write_text(
+        '{"eventTypes": ["door.*"], "metadata": {"floor": 2}}'
+    )
+    write_rules(root, "r", [{"name": "a", "do": {"log": "{{ metadata.floor }}"}}])
+    event = '{"type": "door.opened", "metadata": {"source_name": "door"}}'
+    assert '{"log": "2", "level": "info"}' in ok("rule", "test", "--env", root, stdin=event)
+    done = run("rule", "test", "--env", root, stdin=event.replace("door.opened", "lamp.lit"))
+    assert done.returncode == 2
+    assert "not among the configured eventTypes" in done.stderr
+
+
+def test_an_event_that_tail_printed_can_be_tried(host: RunningHost) -> None:
+    ok("emit", "test.tailed", '{"x": 1}', "--env", host.root)
+    (event, *_) = tail(host, "test.tailed", "--json", "--type", "test.tailed", "--since", "0")
+    tried = json.loads(ok("rule", "test", "--json", "--env", host.root, stdin=event))
+    assert tried["event"]["id"] == json.loads(event)["id"]
+    assert [rule["fate"] for rule in tried["rules"]] == ["runs"]
+
+
+def test_the_tests_of_rules_are_run_alone_and_by_check(root: Path) -> None:
+    write_rules(root, "door", [{"name": "a", "on": "door.*", "do": LOG}])
+    case = {
+        "name": "opens",
+        "event": {"type": "door.opened", "payload": {"x": 5}},
+        "expect": {"a": [{"log": "it is 5"}]},
+    }
+    write_rules(root, "tests/door", [case, {**case, "expect": ["a"]}])
+    assert ok("rule", "test", "--all", "--env", root) == "2 tests, 0 failed\n"
+    assert ok("check", "--env", root) == "demo: 0 sources, 0 tool servers, 1 rules, 2 tests\n"
+    write_rules(root, "tests/door", [{**case, "expect": {"a": [{"log": "it is 6"}]}}])
+    failed = 'failed rules/tests/door.jsonc:1 opens\n    a: do[0].log: expected "it is 6", got "it is 5"\n'
+    done = run("rule", "test", "--all", "--env", root)
+    assert (done.returncode, done.stdout) == (1, f"{failed}1 tests, 1 failed\n")
+    done = run("check", "--env", root)
+    assert done.returncode == 1
+    assert done.stdout == f"{failed}demo: 0 sources, 0 tool servers, 1 rules, 1 tests (1 failed)\n"
+    told = json.loads(run("rule", "test", "--all", "--json", "--env", root).stdout)
+    assert (told["tests"], told["failed"][0]["place"]) == (1, "rules/tests/door.jsonc:1")
+    write_rules(root, "tests/door", [case, {"event": 1, "expect": []}])
+    for command in (["check"], ["rule", "test", "--all"]):
+        done = run(*command, "--env", root)
+        assert done.returncode == 2
+        assert "rules/tests/door.jsonc:1:" in done.stderr
+
+
+def test_check_tells_the_problems_of_rule_files_with_all_others(root: Path) -> None:
+    (root / "config.jsonc").write_text('{"http": {"port": "many"}, "rules": [{"do": 1}]}')
+    write_rules(root, "door", [{"do": {"log": "x"}, "when": "payload.x >"}])
+    (root / "rules" / "light.jsonc").write_text("[")
+    done = run("check", "--env", root)
+    assert done.returncode == 2
+    places = ["config.jsonc:1:19: http.port", "config.jsonc:1:45: rules[0].do", "rules/light.jsonc:1:1"]
+    assert [place for place in [*places, "rules/door.jsonc:1:31: [0].when"] if place not in done.stderr] == []
+    assert len(done.stderr.splitlines()) == 4
+
+
+def test_the_documentation_shows_what_is_printed(root: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()
+    section = page.partition("\n## Trying rules\n")[2].partition("\n## ")[0]
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[::-1])
+    (root / "rules" / "tests").mkdir(parents=True)
+    (root / "rules" / "climate.jsonc").write_text(blocks["jsonc"])
+    command, *shown = blocks["console"].splitlines()
+    text = re.fullmatch(r"\$ echo '(.*)' \| eventhost rule test", command)
+    assert text
+    assert ok("rule", "test", "--env", root, stdin=text[1]).splitlines() == shown
+    tests = root / "rules" / "tests" / "climate.jsonc"
+    tests.write_text(blocks["json5"])
+    assert ok("rule", "test", "--all", "--env", root) == "2 tests, 0 failed\n"
+    tests.write_text(blocks["json5"].replace("cool cellar", "cool attic"))
+    assert run("rule", "test", "--all", "--env", root).stdout.startswith(
+        section.split("```console\n")[2].split("```")[0]
+    )
+
+
+# Schemas.
+
+
+def test_schemas_are_printed_and_written(root: Path) -> None:
+    assert [line.split("\t")[0] for line in ok("schema").splitlines()] == ["config", "source", "rules", "rule-tests"]
+    assert json.loads(ok("schema", "rules"))["title"].startswith("Rules")
+    assert run("schema", "rule").returncode == 2
+    assert len(ok("schema", "--write", "--env", root).splitlines()) == 4
+    assert ok("schema", "--write", "--env", root) == ""
+    assert ok("check", "--env", root)
+    (root / "schemas" / "rules.schema.json").write_text("{}")
+    assert "rules.schema.json: is of another version" in run("check", "--env", root).stderr
+
+
+def test_what_is_made_refers_to_schemas_that_are_there(tmp_path: Path) -> None:
+    ok("init", "demo", cwd=tmp_path)
+    ok("source", "new", "door", "--env", tmp_path / "demo")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.jsonc").write_text("{}")
+    ok("source", "new", "door", "--env", tmp_path / "bare")
+    configs = [*tmp_path.glob("*/eventsources/*/config.jsonc"), tmp_path / "demo" / "config.jsonc"]
+    assert len(configs) > 4
+    for config in configs:
+        (reference,) = (line.split('"')[3] for line in config.read_text().splitlines() if '"$schema"' in line)
+        assert (config.parent / reference).is_file(), config
 
 
 def test_import_takes_over_servers_and_leaves_the_rest_to_the_letter(root: Path) -> None:

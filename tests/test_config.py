@@ -190,15 +190,12 @@ def test_a_whole_root_config_loads(site: Site) -> None:
     assert (sensor.event_types, sensor.poll_interval_s, sensor.metadata) == (("sensor.*",), 0.25, {"room": "a"})
     assert config.rules.value[0]["name"] == "greet"
     assert config.rules.at(0, "on").problem("x").line == 14
-    assert config.journal == JournalConfig()
+    assert config.journal == JournalConfig(path="./var/journal.db")
     assert [str(problem) for problem in config.broken["mai"]] == [
         "config.jsonc:8:28: mcp.clients.mai.type: plain SSE endpoints are not supported yet by this version; "
         'write "type": "remote" if it speaks MCP over Streamable HTTP, else "enabled": false'
     ]
-    assert [str(problem) for problem in config.warnings] == [
-        "config.jsonc:15:24: journal.type: this version keeps the journal in memory, so events are lost when "
-        'the host stops; write "memory" to accept that'
-    ]
+    assert not config.warnings
 
 
 def test_an_empty_root_config_is_enough(site: Site) -> None:
@@ -216,7 +213,7 @@ def test_the_hosts_own_keys_are_taken(site: Site) -> None:
             "$schema": "https://example.org/schema.json",
             "http": {"host": "::1", "port": 0, "enabled": True},
             "log": {"level": "debug", "format": "json"},
-            "journal": {"type": "memory", "capacity": 10},
+            "journal": {"type": "memory", "capacity": 10, "retention": {"age": None, "size": "5 MB", "cap": 20}},
             "launchLimit": 4,
             "rules": None,
         },
@@ -224,7 +221,7 @@ def test_the_hosts_own_keys_are_taken(site: Site) -> None:
     config = site.load()
     assert config.http == HttpConfig("::1", 0, True)
     assert config.log == LogConfig("debug", "json")
-    assert config.journal == JournalConfig("memory", 10)
+    assert config.journal == JournalConfig("memory", age_s=None, size_bytes=5_000_000, cap_bytes=20, capacity=10)
     assert config.launch_limit == 4
     assert config.warnings == ()
 
@@ -807,6 +804,15 @@ def test_a_client_in_both_places_is_an_error(site: Site) -> None:
         ('{"log": {"level": null}}', []),
         ('{"journal": {"type": "redis"}}', ['1:22: journal.type: expected one of "memory", "sqlite"']),
         ('{"journal": {"capacity": 0}}', ["1:26: journal.capacity: must be at least 1"]),
+        (
+            '{"journal": {"retention": {"size": "much", "age": 7}}}',
+            [
+                "1:51: journal.retention.age: expected a duration with a unit, got a bare number; write a number with "
+                'ms, s, m, h or d, such as "5s" or "500ms"',
+                "1:36: journal.retention.size: expected a size, got a string; write a number with KB, MB, GB or TB, "
+                'such as "1GB"',
+            ],
+        ),
         ('{"http": {"port": 70000}}', ["1:19: http.port: must be at most 65535"]),
         ('{"http": {"host": "0.0.0.0"}}', [
             '1:19: http.host: this version listens on this machine only; write "127.0.0.1", "::1" or "localhost"'

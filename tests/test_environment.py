@@ -336,8 +336,8 @@ async def answer(n):
     return "ok"
 @source.task
 async def flood():
-    for n in range(5000):
-        await source.emit("flood", {"n": n, "filler": "x" * 2000})
+    for first in range(0, 5000, 500):
+        await asyncio.gather(*(source.emit("flood", {"n": first + n, "filler": "x" * 2000}) for n in range(500)))
     while len(answered) < 10:
         await asyncio.sleep(0.02)
     await source.emit("done", {"answered": answered})

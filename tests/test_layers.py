@@ -15,12 +15,15 @@ import eventhost
 PACKAGE = Path(eventhost.__file__).parent
 FLOORS = {
     "errors": -1,  # what every room stands on
+    "durations": 0,
     "event": 0,
     "wire": 0,
     "pattern": 1,
     "expression": 1,
     "config": 1,
+    "exchange": 1,
     "kit": 1,  # knows nothing of the host; an in-process source of it is hosted by `connections`
+    "gaps": 2,
     "journal": 2,
     "connections": 2,
     "bus": 3,
@@ -29,6 +32,7 @@ FLOORS = {
     "actions": 5,
     "rules": 6,
     "environment": 7,
+    "schema": 7,
     "serve": 8,
     "web": 9,
     "cli": 10,  # starts the web, and is itself imported by nobody

@@ -23,10 +23,12 @@ from eventhost.connections import EventSourceStatus
 from eventhost.connections import connection as connection_room
 from eventhost.errors import ConnectionLost, NotFound
 from eventhost.event import EnvEvent
-from eventhost.sources import EventMcpClient, EventMcpManager
+from eventhost.journal import Entry, MemoryJournal
+from eventhost.sources import EventMcpClient, EventMcpManager, newest_first
 from eventhost.sources import acknowledge as acknowledge_room
+from eventhost.sources import dedup as dedup_room
 from eventhost.sources import poll as poll_room
-from eventhost.sources.dedup import DuplicateWindow
+from eventhost.sources.dedup import WINDOW_S, DuplicateWindow, DuplicateWindows
 
 STOPPED, CONNECTING, RUNNING, DISCONNECTED, BACKOFF, ERROR = (
     EventSourceStatus.STOPPED,
@@ -136,6 +138,30 @@ async def test_what_cannot_be_accepted_is_counted_and_shown(host: Hosting) -> No
     ]
     assert str(status.last_error).startswith("event rejected: ")
     assert status.status is RUNNING
+    said = {refused.reason: json.loads(refused.said or "null") for refused in status.refused}
+    assert said["type: a non-empty string is required, got an empty string"] == {"type": ""}
+    assert said["type 'host.started' is not among the configured eventTypes ['door.*']"] == {
+        "type": "host.started", "id": "forged",
+    }  # fmt: skip
+    assert said["an event must be an object, got a number"] is None
+
+
+@pytest.mark.anyio
+async def test_what_is_shown_of_refused_events_is_bounded(host: Hosting) -> None:
+    body = """
+    def initialized():
+        for number in range(30):
+            emit("host.no", id=str(number), payload={"text": "x" * 10000})
+        emit("door.closed")
+    """
+    client = host.source(host.tiny("door", body))
+    await host.events(1)
+    await until(lambda: client.rejected == 30)
+    refused = client.status().refused
+    assert [one.said.partition(',"payload"')[0] for one in refused] == [
+        f'{{"type":"host.no","id":"{number}"' for number in range(20, 30)
+    ]
+    assert {len(one.said) for one in refused} == {2000}
 
 
 @pytest.mark.anyio
@@ -588,6 +614,126 @@ def test_what_was_not_accepted_after_all_may_come_again() -> None:
     assert window.fresh(events, frozenset(), 10) == events
     window.forget(events[:1])
     assert window.fresh(events, frozenset(), 10) == events[:1]
+
+
+@pytest.mark.parametrize(("silent_s", "known"), [(0.9, True), (1.1, True), (2.1, False)])
+def test_a_window_remembers_for_its_time_and_for_less_than_twice_that(silent_s: float, known: bool) -> None:
+    now_s = 5.0
+    window = DuplicateWindow(lambda: now_s)
+    window.fresh([say("a")], frozenset(), 10)
+    now_s += silent_s * WINDOW_S
+    assert window.fresh([say("a")], frozenset(), 10) == ([] if known else [say("a")])
+
+
+def test_a_window_forgets_by_time_though_there_is_always_something_to_remember() -> None:
+    now_s = 5.0
+    window = DuplicateWindow(lambda: now_s)
+    window.fresh([say("a")], frozenset(), 10)
+    for number in range(30):
+        now_s += 0.1 * WINDOW_S
+        window.fresh([say(str(number))], frozenset(), 10)
+    assert window.fresh([say("a")], frozenset(), 10)
+
+
+# What was accepted before the host started
+
+
+class Kept:
+    """A journal of which nothing is known but what it holds."""
+
+    def __init__(self, entries: Sequence[Entry], first: int = 1) -> None:
+        self.entries, self.first = list(entries), first
+        self.read_at_once = 0
+
+    @property
+    def head(self) -> int:
+        return self.entries[-1].seq if self.entries else 0
+
+    async def read(self, after: int, limit: int) -> list[Entry]:
+        found = [entry for entry in self.entries if entry.seq > after][:limit]
+        self.read_at_once = max(self.read_at_once, len(found))
+        return found
+
+
+async def recalled(journal: Any) -> list[Entry]:
+    return [entry for page in [page async for page in newest_first(journal)] for entry, _ in page]
+
+
+HOUR_MS = round(WINDOW_S * 1000)
+
+
+@pytest.mark.anyio
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, HOUR_MS // 4), st.integers(0, 2_000)), max_size=60),
+    st.integers(1, 50),
+)
+async def test_the_newest_are_recalled_newest_first_up_to_a_time_and_a_number(
+    steps: list[tuple[int, int, int]], most: int
+) -> None:
+    entries, seq, at_ms = [], 0, 1_000_000
+    for holes, later_ms, size in steps:
+        seq, at_ms = seq + holes, at_ms + later_ms  # what was lost to damage leaves a hole
+        entries.append(Entry(seq, at_ms, EnvEvent(str(seq), "t", 0, {"source_name": "s"}, {"x": "x" * size})))
+    with patch.object(dedup_room, "RECALL_EVENTS", most), patch.object(dedup_room, "_FIRST_PAGE", 4):
+        found = await recalled(Kept(entries))
+    young = [entry for entry in reversed(entries) if entry.at_ms >= at_ms - HOUR_MS]
+    assert found == young[: len(found)]
+    assert len(found) >= min(most, len(young))
+
+
+@pytest.mark.anyio
+async def test_recalling_large_events_takes_little_memory_and_has_an_end() -> None:
+    large = "x" * 500_000
+    journal = Kept([Entry(n, 0, EnvEvent(str(n), "t", 0, {}, {"x": large})) for n in range(1, 200)])
+    found = await recalled(journal)
+    assert 32 <= len(found) <= 100
+    assert journal.read_at_once == 32
+
+
+@pytest.mark.anyio
+async def test_what_is_no_longer_held_is_not_recalled() -> None:
+    journal = MemoryJournal(50)
+    assert await recalled(journal) == []
+    await journal.append([say(str(number)) for number in range(90)])
+    assert [entry.seq for entry in await recalled(journal)] == list(range(90, 40, -1))
+
+
+def sized(*events: EnvEvent, size: int = 10) -> list[tuple[Entry, int]]:
+    """As they are recalled: the newest first."""
+    return [(Entry(seq, 0, event), size) for seq, event in enumerate(events)]
+
+
+def of(source: str, event_id: str, content: int = 0) -> EnvEvent:
+    return EnvEvent(event_id, "t", 1, {"source_name": source}, {"n": content})
+
+
+def test_what_an_earlier_host_took_from_a_source_is_known_again() -> None:
+    windows = DuplicateWindows()
+    windows.recall(sized(of("door", "1", 5), of("gate", "2"), of("door", "1", 4)))
+    assert windows.of("door").fresh([of("door", "1", 5)], frozenset(), 10) == []
+    assert windows.of("door").fresh([of("door", "2")], frozenset(), 10) == [of("door", "2")]
+    assert windows.of("gate").fresh([of("gate", "2")], frozenset(), 10) == []
+    # Only the newest of its id counts, as it would had the host lived on.
+    assert windows.of("door").fresh([of("door", "1", 4)], frozenset(), 10)
+
+
+def test_of_what_is_recalled_a_window_holds_no_more_than_it_would_have() -> None:
+    windows = DuplicateWindows()
+    windows.recall(sized(*(of("door", str(number)) for number in range(10_000))))
+    windows.recall(sized(*(of("large", str(number)) for number in range(10)), size=1_000_000))
+    assert len(windows.of("door")._old) == dedup_room.WINDOW_EVENTS
+    assert set(windows.of("large")._old) == {"0", "1"}
+
+
+@pytest.mark.anyio
+async def test_a_source_that_is_removed_and_added_again_begins_anew(host: Hosting) -> None:
+    host.sources.windows.recall(sized(of("door", "1")))
+    body = 'def initialized(): emit("t", id="1", timestamp=1, payload={"n": 0})'
+    client = host.source(host.tiny("door", body))
+    await until(lambda: client.received == 1)
+    assert client.published == 1  # it says more in its metadata than what is recalled
+    await host.sources.remove(["door"])
+    assert host.sources.windows.of("door").fresh([of("door", "1")], frozenset(), 10)
 
 
 # --- acknowledgement ------------------------------------------------------------------------------------------------

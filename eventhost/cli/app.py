@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from eventhost import __version__
-from eventhost.cli import environment, events, host, service, source
+from eventhost.cli import (
+    dead_letter,
+    environment,
+    events,
+    explain,
+    host,
+    journal,
+    replay,
+    rule,
+    schema,
+    service,
+    source,
+)
 from eventhost.cli.target import ENV_VARIABLE
 from eventhost.errors import ConfigError, EventhostError
 
@@ -22,9 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (environment, host, events):
+for group in (environment, schema, host, events, explain, replay, journal):
     app.add_typer(group.app)
 app.add_typer(source.app, name="source", rich_help_panel="Groups of commands")
+app.add_typer(rule.app, name="rule", rich_help_panel="Groups of commands")
+app.add_typer(dead_letter.app, name="dead-letter", rich_help_panel="Groups of commands")
 app.add_typer(service.app, name="service", rich_help_panel="Groups of commands")
 
 

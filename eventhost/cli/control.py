@@ -71,8 +71,17 @@ class Host:
         return self._json("GET", f"{path}?{urlencode(given)}" if given else path)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """The JSON answer to POST."""
-        return self._json("POST", path, b"" if body is None else json.dumps(body).encode())
+        """The JSON answer to POST; a `body` of bytes is JSON already."""
+        if not isinstance(body, bytes):
+            body = b"" if body is None else json.dumps(body).encode()
+        return self._json("POST", path, body)
+
+    def lines(self, path: str, body: Any) -> Iterator[Any]:
+        """The JSON lines that are the answer to POST, as they come; leaving off ends what is told."""
+        with self._answer("POST", path, json.dumps(body).encode()) as answer:
+            for line in answer:
+                if line.strip():
+                    yield _parse(line)
 
     def stream(self, path: str, **query: str | int | None) -> Iterator[StreamItem]:
         """Live events, as they come, until the host ends them."""

@@ -8,14 +8,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import eventhost
 from eventhost.cli.show import printable
 from eventhost.cli.target import CONFIG_FILE, SOURCES_FOLDER, EnvOption, folder
-from eventhost.errors import ConfigError, EventhostError
+from eventhost.errors import ConfigError, EventhostError, Problem
+
+if TYPE_CHECKING:
+    from eventhost.config import EnvironmentConfig
 
 app = typer.Typer()
 
@@ -53,6 +56,9 @@ def init(
             shutil.copytree(template / name, directory / name, ignore=_LEFT_OUT)
         if not (directory / ".gitignore").exists():
             (directory / ".gitignore").write_text(_GITIGNORE, "utf-8")
+        from eventhost.schema import write_schemas
+
+        write_schemas(directory)
         # Last: with it the folder is an environment.
         shutil.copyfile(template / CONFIG_FILE, directory / CONFIG_FILE)
     except OSError as error:
@@ -72,30 +78,71 @@ def _template() -> Path:
 
 @app.command(rich_help_panel=_PANEL)
 def check(env: EnvOption = None) -> None:
-    """Check the configuration without running it; exit code 2 and every problem if something is wrong."""
-    root = folder(env)
-    from eventhost.config import check_environment, load_environment
-    from eventhost.config.folders import read_tree
-    from eventhost.rules import parse_rules
+    """Check the configuration without running it, and run the rules' tests.
 
-    problems = check_environment(root)
-    rules: Sequence[object] = ()
+    Exit code 2 and every problem if something is wrong, 1 if a test fails.
+    """
+    root = folder(env)
+    from eventhost.cli.rule import print_failed, print_problems, run_tests
+    from eventhost.rules import RuleSet, read_rules
+
+    config, problems = _read(root)
+    problems += _stale_schemas(root)
+    rules, tests = RuleSet(), ""
     try:
-        tree = read_tree(root, root, required=True)
-        rules = parse_rules(tree.at("rules"), root) if tree is not None else ()
+        rules = read_rules(config)
+        problems += [problem for each in rules.broken.values() for problem in each]
     except ConfigError as error:
-        problems += [problem for problem in error.problems if problem not in problems]
-    for problem in problems:
-        print(("" if problem.fatal else "warning: ") + printable(str(problem)), file=sys.stderr)
+        problems += error.problems
+    problems = list(dict.fromkeys(problems))
+    failed: Sequence[object] = ()
+    if not any(problem.fatal for problem in problems):
+        cases, failed, wrong = run_tests(config, rules)
+        problems += wrong
+        tests = f", {len(cases)} tests" + (f" ({len(failed)} failed)" if failed else "") if cases else ""
+        print_failed(failed)
+    print_problems(problems)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(2)
-    config = load_environment(root)
     disabled = sum(not source.enabled for source in config.sources.values())
     print(
         f"{config.id}: {len(config.sources)} sources"
         + (f" ({disabled} disabled)" if disabled else "")
-        + f", {len(config.clients)} tool servers, {len(rules)} rules"
+        + f", {len(config.clients)} tool servers, {len(rules.rules)} rules{tests}"
     )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _read(root: Path) -> tuple[EnvironmentConfig, list[Problem]]:
+    """The configuration, or if it cannot be used the rules in it, and everything that is wrong but for the rules."""
+    from eventhost.config import EnvironmentConfig, Tree, check_environment, load_environment
+    from eventhost.config.folders import read_tree
+    from eventhost.config.rulefiles import read_rule_files
+
+    try:
+        config = load_environment(root)
+    except ConfigError:
+        files = read_rule_files(root)
+        try:
+            tree = read_tree(root, root, required=True)
+        except ConfigError:
+            tree = None
+        rules = tree.at("rules") if tree is not None and isinstance(tree.at("rules").value, list) else Tree(None)
+        return EnvironmentConfig(root, rules, files.lists, files.broken), check_environment(root)
+    return config, [*(problem for each in config.broken.values() for problem in each), *config.warnings]
+
+
+def _stale_schemas(root: Path) -> list[Problem]:
+    from eventhost.schema import FOLDER, KINDS_OF_FILES, file_name, schema_text
+
+    for kind in KINDS_OF_FILES:
+        path = root / FOLDER / file_name(kind)
+        if path.is_file() and path.read_text("utf-8", "replace") != schema_text(kind):
+            message = "is of another version of eventhost"
+            mend = "run `eventhost schema --write`"
+            return [Problem(f"{FOLDER}/{file_name(kind)}", message, mend, fatal=False)]
+    return []
 
 
 @app.command("import", rich_help_panel=_PANEL)

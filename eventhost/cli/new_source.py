@@ -12,6 +12,9 @@ from pathlib import Path
 from eventhost.cli.target import SOURCES_FOLDER
 from eventhost.errors import ConfigError, EventhostError, Problem
 
+SCHEMA = "schemas/source.schema.json"
+"""What the templates' configs refer to as their schema, from the environment's folder."""
+
 
 class Template(StrEnum):
     """The languages there is a template for."""

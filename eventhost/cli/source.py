@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eventhost.cli.control import Host, source_path
-from eventhost.cli.new_source import Template, create_source
+from eventhost.cli.new_source import SCHEMA, Template, create_source
 from eventhost.cli.show import (
     JsonOption,
     at_terminal,
@@ -22,6 +22,7 @@ from eventhost.cli.show import (
     table,
 )
 from eventhost.cli.target import EnvOption, connect, folder
+from eventhost.errors import EventhostError
 
 app = typer.Typer(no_args_is_help=True, help="See event sources, tell them what to do, make a new one.")
 
@@ -78,9 +79,13 @@ def _print(status: Mapping[str, Any], as_json: bool) -> None:
     rows = []
     for key, value in status.items():
         label, spell = readable.get(key, (key.replace("_", " "), lambda value: "" if value is None else value))
-        if key != "log":
+        if key not in ("log", "refused"):
             rows.append((label, spell(value)))
     print_rows(("", ""), rows)
+    for refused in status["refused"]:
+        print(f"rejected {clock(refused['at_ms'])}: {printable(refused['reason'])}")
+        if refused["said"]:
+            print(f"    {printable(refused['said'])}")
 
 
 @app.command()
@@ -155,5 +160,13 @@ def new(
 
     A running host starts it as soon as it is there.
     """
-    made = create_source(folder(env), name, template)
+    root = folder(env)
+    made = create_source(root, name, template)
+    if not (root / SCHEMA).exists():
+        from eventhost.schema import write_schemas
+
+        try:
+            write_schemas(root)
+        except OSError as error:
+            raise EventhostError(f"cannot write {root / SCHEMA}: {error.strerror}") from error
     print(f"made {made}")

@@ -50,7 +50,7 @@ def folder(env: str | None) -> Path:
                 )
             ]
         )
-    if _is_url(env):
+    if is_url(env):
         raise ConfigError([Problem(env, "this command needs the environment's files", "give its folder: --env DIR")])
     root = Path(env).expanduser().absolute()
     if not root.is_dir():
@@ -66,10 +66,11 @@ def connect(env: str | None) -> Host:
     """
     from eventhost.cli.control import Host
 
-    if env is not None and _is_url(env):
+    if env is not None and is_url(env):
         return Host.at_url(env)
     return Host.of_folder(folder(env))
 
 
-def _is_url(env: str) -> bool:
+def is_url(env: str) -> bool:
+    """Whether an environment is named by its URL."""
     return env.startswith(("http://", "https://"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from eventhost.config.folders import CONFIG_FILE, LOCAL_CONFIG_FILE
 from eventhost.config.model import EnvironmentConfig, ServerConfig, ServerKind, SourceConfig
+from eventhost.config.tree import Tree
 
 Names = frozenset[str]
 
@@ -49,7 +50,7 @@ def diff(old: EnvironmentConfig, new: EnvironmentConfig) -> Changes:
         *sources,
         *clients,
         kept=kept,
-        rules_changed=old.rules != new.rules,
+        rules_changed=not _same_rules(old, new),
         http_changed=old.http != new.http,
         journal_changed=old.journal != new.journal,
         log_changed=old.log != new.log,
@@ -103,6 +104,20 @@ def _compare(
     removed = frozenset(old.keys() - new.keys() - kept)
     both = (old.keys() & new.keys()) - kept
     return added, removed, frozenset(name for name in both if not _same(old[name], new[name]))
+
+
+def _same_rules(old: EnvironmentConfig, new: EnvironmentConfig) -> bool:
+    # A file that cannot be read changes nothing: its last good rules stay.
+    before = {file: tree for file, tree in old.rule_files.items() if file not in new.broken_rules}
+    if before.keys() != new.rule_files.keys() or not _same_list(old.rules, new.rules):
+        return False
+    return all(_same_list(tree, new.rule_files[file]) for file, tree in before.items())
+
+
+def _same_list(old: Tree, new: Tree) -> bool:
+    # Nearly always the text is the same, and comparing a hundred thousand rules takes its time.
+    texts = [[layer.outline and layer.outline.text for layer in tree.layers] for tree in (old, new)]
+    return (texts[0] == texts[1] and None not in texts[0] and old.path == new.path) or old == new
 
 
 def _same(old: Any, new: Any) -> bool:

@@ -19,6 +19,9 @@ from eventhost.errors import ConfigError, Problem
 MAX_DEPTH = 64
 """The deepest nesting that is accepted, so that no reader of a value needs to fear its depth."""
 
+MAX_JSON5 = 262_144
+"""The longest text, in characters, that may use more of JSON5 than comments and trailing commas; it takes seconds."""
+
 Path = Sequence[str | int]
 """Keys and indices that lead from the root of a value to a part of it."""
 
@@ -37,6 +40,9 @@ def parse(text: str, file: str) -> Any:
     except RecursionError:
         mend = f"keep to {MAX_DEPTH} levels, and to fewer where the text is neither strict JSON nor JSON with comments"
         fault = _Fault(_deepest(text), "this nests too deeply", mend)
+    except _TooSlow:
+        mend = "put keys and texts into double quotes, or split the file"
+        fault = _find_fault(text) or _Fault(0, "this is too long to be read as JSON5", mend)
     except ValueError as error:
         fault = _find_fault(text) or _Fault(*_said_by_json5(text, str(error)))
     else:
@@ -139,6 +145,10 @@ def _error(text: str, file: str, fault: _Fault) -> ConfigError:
     return ConfigError([Problem(file, fault.message, mend=fault.mend, line=line, column=column)])
 
 
+class _TooSlow(ValueError):
+    """Only the slow reader could say whether this is JSON5."""
+
+
 # Reading.
 
 
@@ -155,6 +165,8 @@ def _read(text: str) -> Any:
         raise
     except ValueError:
         pass
+    if len(text) > MAX_JSON5:
+        raise _TooSlow
     import json5  # Most files never need it.
 
     return _joined(

@@ -20,6 +20,7 @@ from eventhost.config.model import (
     ServerConfig,
     SourceConfig,
 )
+from eventhost.config.rulefiles import RuleFiles, read_rule_files
 from eventhost.config.secrets import check_dotenv, variables
 from eventhost.config.server import Chain, Said
 from eventhost.config.shape import (
@@ -58,8 +59,8 @@ def load_environment(root: Path, environ: Mapping[str, str] | None = None) -> En
     corrupt `var/state.json` is set aside.
 
     Raises:
-        ConfigError: the root config cannot be used; with every problem of all files. What is wrong with one folder or
-            client is in `broken`, and harms no other.
+        ConfigError: the root config cannot be used; with every problem of all files. What is wrong with one folder,
+            client or rule file is in `broken` and `broken_rules`, and harms no other.
     """
     root = Path(os.path.abspath(root))
     return _Reading(root, environ).environment()
@@ -98,6 +99,7 @@ class _Reading:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
         self.broken: dict[str, list[Problem]] = {}
+        self.rule_files = RuleFiles()
         self.clients: dict[str, ServerConfig] = {}
         self.sources: dict[str, SourceConfig] = {}
         self.names: set[str] = set()
@@ -119,11 +121,15 @@ class _Reading:
             self.problems.append(rules.problem(message, mend=mend))
 
         self._servers(tree, state, supervision)
+        self.rule_files = read_rule_files(self.root)
+        self.warnings += self.rule_files.warnings
         if self.problems:
             raise ConfigError([*self.problems, *self.all_broken()])
         return EnvironmentConfig(
             root=self.root,
             rules=rules,
+            rule_files=self.rule_files.lists,
+            broken_rules=self.rule_files.broken,
             id=said.id or self.root.name,
             display_name=said.display_name or "",
             description=said.description or "",
@@ -138,7 +144,8 @@ class _Reading:
         )
 
     def all_broken(self) -> list[Problem]:
-        return list(dict.fromkeys(problem for problems in self.broken.values() for problem in problems))
+        broken = (*self.broken.values(), *self.rule_files.broken.values())
+        return list(dict.fromkeys(problem for problems in broken for problem in problems))
 
     # The host's own parts.
 
@@ -151,11 +158,10 @@ class _Reading:
 
     def _journal(self, tree: Tree) -> JournalConfig:
         said = self._host_part(tree, Journal)
-        if said.type != "memory":
-            message = "this version keeps the journal in memory, so events are lost when the host stops"
-            mend = 'write "memory" to accept that'
-            self.warnings.append(tree.problem(message, mend=mend, at="type", fatal=False))
-        return JournalConfig(capacity=said.capacity)
+        keep = said.retention
+        return JournalConfig(
+            said.type, said.path, said.durability, keep.age, keep.size, keep.cap, said.trace, said.capacity
+        )
 
     def _log(self, tree: Tree) -> LogConfig:
         said = self._host_part(tree, Log)

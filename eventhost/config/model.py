@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eventhost.config.tree import Tree
 from eventhost.errors import Problem
@@ -100,10 +100,18 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True)
 class JournalConfig:
-    """`type` is `memory` for now; `capacity` counts events."""
+    """Where events are kept, and for how long; `None` is no limit."""
 
-    type: str = "memory"
+    type: Literal["memory", "sqlite"] = "sqlite"
+    path: str = "var/journal.db"
+    """Relative to the environment's root."""
+    durability: Literal["full", "normal"] = "full"
+    age_s: float | None = 7 * 86_400
+    size_bytes: int | None = 1_000_000_000
+    cap_bytes: int | None = None
+    trace: Literal["off", "failures", "all"] = "all"
     capacity: int = 10_000
+    """How many events a journal in memory holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,11 @@ class EnvironmentConfig:
 
     root: Path
     rules: Tree
-    """The located `rules` list; the room `rules/` checks it."""
+    """The located `rules` list of the root config; the room `rules/` checks it."""
+    rule_files: Mapping[str, Tree] = field(default_factory=dict, repr=False)
+    """The located lists of `rules/*.jsonc`, by file, in the order in which they follow the root's."""
+    broken_rules: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """The rule files that cannot be read; the others are unharmed."""
     id: str = ""
     display_name: str = ""
     description: str = ""

@@ -23,7 +23,7 @@ from eventhost.errors import ConfigError, Problem
 
 T = TypeVar("T")
 
-_TYPES = {
+TYPES = {
     "local": "local",
     "stdio": "local",
     "remote": "remote",
@@ -83,7 +83,7 @@ class Said:
     def type(self) -> str | None:
         """`local`, `remote`, `inprocess`, `sse`, or nothing if it is not said."""
         if isinstance(self.server, Client):
-            return _TYPES[self.server.type] if self.server.type is not None else None
+            return TYPES[self.server.type] if self.server.type is not None else None
         own = self.tree.value.get("type")
         return own if own in _FOLDER_TYPES else None
 
@@ -110,8 +110,8 @@ class Said:
         twins.append(("url", "module"))
         if isinstance(server, Client):
             twins += [("enabled", "disabled"), ("enable", "disabled")]
-            if server.type is not None and server.type not in _TYPES:
-                mend = did_you_mean(server.type, _TYPES)
+            if server.type is not None and server.type not in TYPES:
+                mend = did_you_mean(server.type, TYPES)
                 problems.append(tree.problem(f"expected {one_of(_FOLDER_TYPES)}", mend=mend, at="type"))
         for one, other in twins:
             if getattr(server, one) is not None and getattr(server, other) is not None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from eventhost.config.durations import Milliseconds, Seconds
+from eventhost.config.durations import Duration, Milliseconds, Seconds
 from eventhost.config.model import Protocol
+from eventhost.config.sizes import Size
 
 
 class Shape(BaseModel):
@@ -29,121 +30,206 @@ class Shape(BaseModel):
 class Supervision(Shape):
     """How patient the host is, for one server or, at the root, for all."""
 
-    startsecs: Seconds | None = None
-    startretries: int | None = Field(default=None, ge=0, examples=[3])
-    error_retry: Seconds | None = None
-    stop_timeout: Seconds | None = None
-    init_timeout: Seconds | None = None
+    startsecs: Seconds | None = Field(
+        default=None, description="How long it must stay up to count as running; a bare number is seconds."
+    )
+    startretries: int | None = Field(
+        default=None, ge=0, description="Failed starts in a row before a local server is in `error`.", examples=[3]
+    )
+    error_retry: Seconds | None = Field(default=None, description="When it is tried again then; 0 means never.")
+    stop_timeout: Seconds | None = Field(default=None, description="Patience at each step of stopping.")
+    init_timeout: Seconds | None = Field(default=None, description="Patience with its initialization.")
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Words = Annotated[list[str], BeforeValidator(_as_list)]
+Words = Annotated[
+    list[str],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}),
+]
 """A list of strings; one string is a list of one."""
 
 
 class Received(Shape):
     """What is done with a source's events; may stand under `options` as well as beside it."""
 
-    event_types: list[str] | None = Field(default=None, examples=[["timer.*"]])
-    poll_interval: Milliseconds | None = None
-    metadata: dict[str, Any] | None = None
+    event_types: list[str] | None = Field(
+        default=None,
+        description="Globs of the types that it may say; others are refused and counted. By default any.",
+        examples=[["timer.*"]],
+    )
+    poll_interval: Milliseconds | None = Field(
+        default=None, description="How often `list_pending_events` is asked; a bare number is milliseconds."
+    )
+    metadata: dict[str, Any] | None = Field(default=None, description="Laid under the metadata of each event.")
 
 
 class Server(Supervision, Received):
     """One server, wherever it is configured: the keys of a source's folder."""
 
-    name: str | None = None
-    display_name: str | None = None
-    description: str | None = None
-    enabled: bool | None = None
-    enable: bool | None = None
-    auto_start: bool | None = None
-    command: Words | None = Field(default=None, examples=[["python", "server.py"]])
-    args: list[str] | None = Field(default=None, examples=[["server.py"]])
-    url: str | None = Field(default=None, examples=["http://127.0.0.1:3000/mcp"])
-    headers: dict[str, str] | None = Field(default=None, examples=[{"Authorization": "Bearer ${env:TOKEN}"}])
-    module: str | None = Field(default=None, examples=["package.module"])
-    transport: Literal["stdio", "http"] | None = None
-    protocol: Protocol | None = None
-    environment: dict[str, str] | None = Field(default=None, examples=[{"NAME": "value"}])
-    env: dict[str, str] | None = Field(default=None, examples=[{"NAME": "value"}])
-    inherit_environment: bool | None = None
-    resources: list[str] | None = Field(default=None, examples=[["*"]])
-    options: dict[str, Any] | None = None
+    name: str | None = Field(default=None, description="The source's name; by default that of its folder.")
+    display_name: str | None = Field(default=None, description="Its name for people.")
+    description: str | None = Field(default=None, description="What it is, for people.")
+    enabled: bool | None = Field(default=None, description="Whether it runs; by default it does.")
+    enable: bool | None = Field(default=None, description="Another spelling of `enabled`.")
+    auto_start: bool | None = Field(default=None, description="Whether it starts with the host; by default it does.")
+    command: Words | None = Field(
+        default=None,
+        description="Program and arguments of a child; `python` means the host's own interpreter.",
+        examples=[["python", "server.py"]],
+    )
+    args: list[str] | None = Field(
+        default=None, description="More arguments, after those of `command`.", examples=[["server.py"]]
+    )
+    url: str | None = Field(
+        default=None,
+        description="A Streamable HTTP endpoint that somebody else runs.",
+        examples=["http://127.0.0.1:3000/mcp"],
+    )
+    headers: dict[str, str] | None = Field(
+        default=None,
+        description="Sent with each request to `url`.",
+        examples=[{"Authorization": "Bearer ${env:TOKEN}"}],
+    )
+    module: str | None = Field(
+        default=None,
+        description="A server in the host's own process: `package.module` or `package.module:attribute`.",
+        examples=["package.module"],
+    )
+    transport: Literal["stdio", "http"] | None = Field(
+        default=None, description="How a child speaks; `http`: on the port that the variable PORT tells it."
+    )
+    protocol: Protocol | None = Field(default=None, description="Which era of MCP to speak.")
+    environment: dict[str, str] | None = Field(
+        default=None, description="Variables of a child, beside a minimal environment.", examples=[{"NAME": "value"}]
+    )
+    env: dict[str, str] | None = Field(
+        default=None, description="Another spelling of `environment`.", examples=[{"NAME": "value"}]
+    )
+    inherit_environment: bool | None = Field(default=None, description="Give a child all of the host's variables.")
+    resources: list[str] | None = Field(
+        default=None, description="URIs to subscribe to; `*` stands for all that it lists.", examples=[["*"]]
+    )
+    options: dict[str, Any] | None = Field(
+        default=None,
+        description="The server's own settings; `eventTypes`, `pollInterval` and `metadata` work here too.",
+    )
 
 
 class Client(Server):
     """An entry of `mcp.clients` or `mcpServers`: a server that is no folder, and so must say of which type it is."""
 
-    type: str | None = None
-    cwd: str | None = None
-    disabled: bool | None = None
-    server_url: str | None = Field(default=None, alias="server_url")
+    type: str | None = Field(
+        default=None, description="How it is reached; follows from `command`, `url` or `module` if it is not said."
+    )
+    cwd: str | None = Field(default=None, description="Where a child runs, from the environment's folder.")
+    disabled: bool | None = Field(default=None, description="`enabled`, the other way round.")
+    server_url: str | None = Field(default=None, alias="server_url", description="Of an `sse` client.")
 
 
 class Entry(Client):
     """An entry of `eventSources.sources`; `client` is checked as a `Client` of its own."""
 
-    client: dict[str, Any] | None = None
+    client: dict[str, Any] | None = Field(default=None, description="The server, with the keys of a client.")
 
 
 class Mcp(Shape):
     """The part that older designs know; its clients are checked one by one."""
 
-    clients: dict[str, Any] | None = Field(default=None, examples=[{"todo": {"command": ["python", "./todo.py"]}}])
-    event_sources: dict[str, Any] | None = None
-    eventsources: dict[str, Any] | None = None
+    clients: dict[str, Any] | None = Field(
+        default=None,
+        description="MCP servers that are no folders, by name.",
+        examples=[{"todo": {"command": ["python", "./todo.py"]}}],
+    )
+    event_sources: dict[str, Any] | None = Field(default=None, description="Which servers are event sources.")
+    eventsources: dict[str, Any] | None = Field(default=None, description="Another spelling of `eventSources`.")
 
 
 class EventSources(Shape):
     """The switch of all sources; `sources` is checked entry by entry."""
 
-    enabled: bool | None = None
-    enable: bool | None = None
-    auto_start: bool | None = None
-    sources: dict[str, Any] | None = None
+    enabled: bool | None = Field(default=None, description="`false`: there are no sources, only tool servers.")
+    enable: bool | None = Field(default=None, description="Another spelling of `enabled`.")
+    auto_start: bool | None = Field(default=None, description="`false`: no source starts by itself.")
+    sources: dict[str, Any] | None = Field(default=None, description="By the name of a client or of a folder.")
 
 
 class Http(Shape):
     """Where the host listens."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8001, ge=0, le=65_535)
-    enabled: bool = True
+    host: str = Field(default="127.0.0.1", description="A loopback address.")
+    port: int = Field(default=8001, ge=0, le=65_535, description="0 lets the system choose.")
+    enabled: bool = Field(default=True, description="`false` leaves only the control socket.")
+
+
+class Retention(Shape):
+    """How long events are kept."""
+
+    age: Duration | None = Field(
+        default=7 * 86_400, description="What is older goes; `null`: nothing is too old.", examples=["7d"]
+    )
+    size: Size | None = Field(
+        default=1_000_000_000,
+        description="Beyond it the oldest go that no rule needs; `null`: no limit.",
+        examples=["1GB"],
+    )
+    cap: Size | None = Field(
+        default=None,
+        description="Beyond it the oldest go even if a rule needs them: what it owes become dead letters. By default, "
+        "twice `size`.",
+        examples=["2GB"],
+    )
 
 
 class Journal(Shape):
     """Where events are kept."""
 
-    type: Literal["memory", "sqlite"] = "memory"
-    capacity: int = Field(default=10_000, ge=1)
-    path: str | None = None
+    type: Literal["memory", "sqlite"] = Field(
+        default="sqlite", description="`memory` loses everything when the host ends."
+    )
+    path: str = Field(default="var/journal.db", description="The file of an `sqlite` journal.")
+    durability: Literal["full", "normal"] = Field(
+        default="full", description="`normal` survives the host's end, but perhaps not the machine's."
+    )
+    retention: Retention = Field(default=Retention(), description="How long an `sqlite` journal keeps events.")
+    trace: Literal["off", "failures", "all"] = Field(
+        default="all", description="Of which events' way through the rules `explain` can tell every attempt."
+    )
+    capacity: int = Field(default=10_000, ge=1, description="How many events a `memory` journal holds.")
 
 
 class Log(Shape):
     """What the host's log looks like."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="What is less important is left out."
+    )
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="`auto`: for people on a terminal, else JSON lines."
+    )
 
 
 class Root(Shape):
     """The root file; its larger parts are checked one by one."""
 
-    schema_: str | None = Field(default=None, alias="$schema")
-    id: str | None = None
-    display_name: str | None = None
-    description: str | None = None
-    launch_limit: int | None = Field(default=None, ge=0)
-    mcp: Any = None
-    mcp_servers: dict[str, Any] | None = Field(default=None, alias="mcpServers")
-    eventsources: dict[str, Any] | None = None
-    event_sources: dict[str, Any] | None = None
-    rules: list[Any] | None = None
-    journal: Any = None
-    http: Any = None
-    log: Any = None
-    supervision: Any = None
+    schema_: str | None = Field(default=None, alias="$schema", description="For editors.")
+    id: str | None = Field(default=None, description="The environment's name; by default that of its folder.")
+    display_name: str | None = Field(default=None, description="Its name for people.")
+    description: str | None = Field(default=None, description="What it is, for people.")
+    launch_limit: int | None = Field(
+        default=None, ge=0, description="Servers that may be starting at once; 0: two more than there are processors."
+    )
+    mcp: Any = Field(default=None, description="MCP servers, and which of them are event sources.")
+    mcp_servers: dict[str, Any] | None = Field(
+        default=None, alias="mcpServers", description="`mcp.clients`, in the widespread spelling."
+    )
+    eventsources: dict[str, Any] | None = Field(default=None, description="Which servers are event sources.")
+    event_sources: dict[str, Any] | None = Field(default=None, description="Which servers are event sources.")
+    rules: list[Any] | None = Field(default=None, description="What happens on an event.")
+    journal: Any = Field(default=None, description="Where events are kept.")
+    http: Any = Field(default=None, description="The host's HTTP interface, for programs on this machine.")
+    log: Any = Field(default=None, description="What the host's log looks like.")
+    supervision: Any = Field(default=None, description="How patient the host is with all servers.")

@@ -20,6 +20,7 @@ from watchfiles import awatch
 from watchfiles.main import FileChange
 
 from eventhost.config.folders import CONFIG_FILE, LOCAL_CONFIG_FILE, SOURCES_FOLDER, is_source_folder
+from eventhost.config.rulefiles import RULES_FOLDER, SUFFIX, list_rule_files
 from eventhost.config.secrets import DOTENV
 
 log = structlog.get_logger()
@@ -65,6 +66,9 @@ def look(root: Path) -> dict[Path, Signature]:
     for name in _ROOT_FILES:
         if (status := _stat(root / name)) is not None:
             found[root / name] = _signature(status)
+    for file in _rule_files(root):
+        if (status := _stat(file)) is not None:
+            found[file] = _signature(status)
     for folder in _source_folders(root):
         status = _stat(folder)
         if status is None:
@@ -172,7 +176,15 @@ async def _next(changes: AsyncGenerator[set[FileChange]], stop: anyio.Event) -> 
 
 
 def _watched(root: Path) -> list[Path]:
-    return [folder for folder in (root, root / SOURCES_FOLDER, *_source_folders(root)) if folder.is_dir()]
+    folders = (root, root / RULES_FOLDER, root / SOURCES_FOLDER, *_source_folders(root))
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _rule_files(root: Path) -> list[Path]:
+    try:
+        return [root / RULES_FOLDER / name for name in list_rule_files(root / RULES_FOLDER)[0]]
+    except OSError:
+        return []
 
 
 def _source_folders(root: Path) -> list[Path]:
@@ -187,10 +199,12 @@ def _is_notable(root: Path, path: str) -> bool:
     """Whether a notice is worth a look: the folder of the environment may hold files that are written all the time."""
     parent, name = os.path.split(path)
     # A mounted config map changes by the exchange of a link whose name begins so.
-    if name in _ROOT_FILES or name == SOURCES_FOLDER or name.startswith("..data"):
+    if name in _ROOT_FILES or name in (SOURCES_FOLDER, RULES_FOLDER) or name.startswith("..data"):
         return True
     if parent == str(root):
         return False
+    if parent == os.path.join(root, RULES_FOLDER):
+        return name.endswith(SUFFIX)
     return _may_matter(name) or (os.path.basename(parent) == SOURCES_FOLDER and not name.startswith((".", "_")))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
+import msgspec
 import structlog
 
 from eventhost.config import SourceConfig
@@ -24,10 +26,13 @@ from eventhost.sources.acknowledge import Acknowledger
 from eventhost.sources.dedup import DuplicateWindow
 from eventhost.sources.poll import offers_polling, poll
 from eventhost.sources.resources import ResourceWatch
-from eventhost.sources.status import SourceStatus
+from eventhost.sources.status import Refused, SourceStatus
 from eventhost.wire import ACK
 
 log = structlog.get_logger()
+
+_REFUSED = 10
+_SAID_CHARACTERS = 2_000
 
 Publish = Callable[[Sequence[EnvEvent]], Awaitable[object]]
 """Takes a batch of events; returns once they are accepted."""
@@ -40,7 +45,8 @@ class EventMcpClient:
     source's, not a process's.
     """
 
-    def __init__(self, config: SourceConfig, pool: ConnectionPool, publish: Publish) -> None:
+    def __init__(self, config: SourceConfig, pool: ConnectionPool, publish: Publish, window: DuplicateWindow) -> None:
+        """`window` knows the events that were taken from this source before, by another host perhaps."""
         self.config = config
         self.problem: str | None = None
         """What is wrong with a newer configuration than the one in use."""
@@ -48,7 +54,8 @@ class EventMcpClient:
         self.last_event_at: int | None = None
         self._pool, self._publish = pool, publish
         self._log = SourceLog(config.name)
-        self._window = DuplicateWindow()
+        self._window = window
+        self._refused: deque[Refused] = deque(maxlen=_REFUSED)
         self._acknowledger: Acknowledger | None = Acknowledger()
         self._resources: ResourceWatch | None = None
         self._polling = False
@@ -121,6 +128,7 @@ class EventMcpClient:
             last_error=self.problem or connection.last_error,
             last_event_at=self.last_event_at,
             log=list(self._log.lines),
+            refused=list(self._refused),
         )
 
     # As the connection's receiver.
@@ -133,6 +141,7 @@ class EventMcpClient:
     def reject(self, reason: str, event: Received | None = None) -> None:
         """Count and show what cannot be accepted."""
         self.rejected += 1
+        self._refused.append(Refused(int(time.time() * 1000), reason, _said(event)))
         self.connection.last_error = f"event rejected: {reason}"
         self._log.say("warning", self.connection.last_error)
         if self._acknowledger and event is not None and isinstance(event.id, str):
@@ -198,3 +207,15 @@ class EventMcpClient:
         self.connection: Connection = self._pool.add(
             config.server, receiver=self, serve=self._serve, source_log=self._log
         )
+
+
+def _said(event: Received | None) -> str:
+    """What a source said of an event, as JSON text; its beginning if that is long."""
+    if event is None:
+        return ""
+    fields = {name: value for name, value in msgspec.structs.asdict(event).items() if value is not None}
+    try:
+        text = msgspec.json.encode(fields).decode()
+    except (TypeError, ValueError, RecursionError):
+        return ""
+    return text if len(text) <= _SAID_CHARACTERS else f"{text[: _SAID_CHARACTERS - 1]}…"

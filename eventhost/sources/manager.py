@@ -10,6 +10,7 @@ from eventhost.config import SourceConfig
 from eventhost.connections import ConnectionPool, EventSourceStatus, memory_bytes
 from eventhost.errors import NotFound
 from eventhost.sources.client import EventMcpClient, Publish
+from eventhost.sources.dedup import DuplicateWindows
 from eventhost.sources.status import SourceStatus
 
 
@@ -18,11 +19,15 @@ class EventMcpManager:
 
     def __init__(self, pool: ConnectionPool, publish: Publish) -> None:
         self._pool, self._publish = pool, publish
+        self.windows = DuplicateWindows()
+        """What the sources said lately; to be told, before they start, what a host before this one took from them."""
         self._clients: dict[str, EventMcpClient] = {}
 
     def add(self, config: SourceConfig) -> EventMcpClient:
         """Take in a source, without starting it."""
-        client = self._clients[config.name] = EventMcpClient(config, self._pool, self._publish)
+        client = self._clients[config.name] = EventMcpClient(
+            config, self._pool, self._publish, self.windows.of(config.name)
+        )
         return client
 
     async def load_clients(self, sources: Mapping[str, SourceConfig]) -> None:
@@ -49,6 +54,7 @@ class EventMcpManager:
                 tasks.start_soon(self._pool.remove, name)
         for name in names:
             del self._clients[name]
+            self.windows.drop(name)
 
     def client(self, name: str) -> EventMcpClient:
         """The source called `name`.

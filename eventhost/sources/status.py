@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eventhost.connections.states import EventSourceStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An event that was not accepted."""
+
+    at_ms: int
+    reason: str
+    said: str
+    """What the source said, as JSON text, its beginning if it is long; empty where it was no event at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,8 @@ class SourceStatus:
     """When the last event was published, in milliseconds since the epoch."""
     log: list[str]
     """The last 100 lines that the source wrote to stderr or sent as log notifications, oldest first."""
+    refused: list[Refused] = field(default_factory=list)
+    """The last 10 events that were rejected, oldest first: they are kept nowhere else."""
 
     @classmethod
     def broken(cls, name: str, problem: str) -> SourceStatus:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,15 +22,24 @@ from starlette.types import ASGIApp
 from eventhost import __version__
 from eventhost.bus import selector
 from eventhost.errors import BusClosed, ConfigError, EventRejected, NotFound
+from eventhost.event import EnvEvent
 from eventhost.journal import Journal
+from eventhost.rules.again import Request as Replay
+from eventhost.rules.letters import in_full, in_short
 from eventhost.web.answers import ErrorCode, error_answer, json_answer, now
 from eventhost.web.events import MAX_EVENTS, following, newest, position
+from eventhost.web.guard import over_control_socket
+from eventhost.web.replay import ReplayStream
 from eventhost.web.stream import EventStream
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
 
 _DEFAULT_LIMIT = 100
+MAX_LETTERS = 1_000
+_RULES_AT_ONCE = 500
+
+_decode_events = msgspec.json.Decoder(list[EnvEvent]).decode
 
 
 def create_app(environment: ServerEnvironment, open_streams: set[anyio.CancelScope] | None = None) -> Starlette:
@@ -45,7 +57,15 @@ def create_app(environment: ServerEnvironment, open_streams: set[anyio.CancelSco
             Route("/sources", face.sources),
             Route("/sources/{name}", face.source),
             Route("/sources/{name}/{verb}", face.act, methods=["POST"]),
+            Route("/rules", face.rules),
             Route("/events", face.events, methods=["GET", "POST"]),
+            Route("/events/{event:path}/explain", face.explain),
+            Route("/replay", face.replay, methods=["POST"]),
+            Route("/events/import", face.import_events, methods=["POST"]),
+            Route("/dead-letters", face.dead_letters),
+            Route("/dead-letters/{number:int}", face.dead_letter),
+            Route("/dead-letters/{number:int}/retry", face.retry, methods=["POST"]),
+            Route("/dead-letters/{number:int}/discard", face.discard, methods=["POST"]),
         ],
         exception_handlers={
             HTTPException: _http_error,
@@ -111,6 +131,21 @@ class _Face:
         await self._verbs[verb](name)
         return json_answer(self._environment.source_status(name))
 
+    async def rules(self, request: Request) -> Response:
+        glob = request.query_params.get("name", "*")
+        rules, broken = self._environment.rule_set.files, self._environment.rule_set.broken
+        statistics = {each.name: each for each in self._environment.rule_statistics()}
+        listed: list[dict[str, Any]] = []
+        for file, group in rules.items():
+            for number, rule in enumerate(group):
+                if number % _RULES_AT_ONCE == 0:
+                    await anyio.lowlevel.checkpoint()
+                if rule.name in statistics and fnmatchcase(rule.name, glob):
+                    fares = msgspec.to_builtins(statistics[rule.name])
+                    listed.append({"name": rule.name, "file": file, "on": rule.on, **fares})
+        problems = {file: [problem._asdict() for problem in found] for file, found in broken.items()}
+        return json_answer({"rules": listed, "broken": problems})
+
     async def events(self, request: Request) -> Response | ASGIApp:
         if request.method == "POST":
             return await self._publish(request)
@@ -131,6 +166,57 @@ class _Face:
         text = b'{"events":[%b],"cursor":%d%b}' % (b",".join(page.events), page.cursor, missed)
         return Response(text, media_type="application/json")
 
+    async def import_events(self, request: Request) -> Response:
+        # What it publishes may say that it comes from anywhere: that is for the host's own user.
+        if not over_control_socket(request.scope):
+            raise HTTPException(403, "events are imported over the control socket only")
+        try:
+            events = _decode_events(await request.body())
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return error_answer(400, ErrorCode.PARSE_ERROR, f"the body is no list of events: {error}")
+        first = await self._environment.import_events(events)
+        return json_answer({"first": first, "count": len(events)}, 201)
+
+    # Dead letters
+
+    async def dead_letters(self, request: Request) -> Response:
+        query, environment = request.query_params, self._environment
+        after = query.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) < 19):
+            raise _invalid(f"after: a dead letter's id is expected, got {after[:40]!r}")
+        limit = _limit(query.get("limit"), MAX_LETTERS)
+        letters = await environment.dead_letters(query.get("rule"), after=int(after), limit=limit)
+        retrying = environment.retrying()
+        cursor = letters[-1].id if letters else int(after)
+        return json_answer({"dead_letters": [in_short(letter, retrying) for letter in letters], "cursor": cursor})
+
+    async def dead_letter(self, request: Request) -> Response:
+        letter = await self._environment.dead_letter(request.path_params["number"])
+        return json_answer(in_full(letter, self._environment.retrying()))
+
+    async def retry(self, request: Request) -> Response:
+        letter = await self._environment.retry_dead_letter(request.path_params["number"])
+        return json_answer(in_short(letter, self._environment.retrying()), 202)
+
+    async def discard(self, request: Request) -> Response:
+        letter = await self._environment.discard_dead_letter(request.path_params["number"])
+        return json_answer(in_short(letter, self._environment.retrying()))
+
+    async def explain(self, request: Request) -> Response:
+        query = request.query_params
+        told = await self._environment.explain(
+            request.path_params["event"], every=query.get("all") == "true", only=query.get("rule")
+        )
+        return json_answer(told.to_json())
+
+    async def replay(self, request: Request) -> Response | ASGIApp:
+        try:
+            wanted = Replay.model_validate_json(await request.body())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise _invalid(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from None
+        return ReplayStream(await self._environment.replay(wanted), self._open_streams)
+
     async def _publish(self, request: Request) -> Response:
         try:
             value = msgspec.json.decode(await request.body())
@@ -142,11 +228,11 @@ class _Face:
         return json_answer({"id": event.id, "seq": seq}, 201)
 
 
-def _limit(text: str | None) -> int:
+def _limit(text: str | None, most: int = MAX_EVENTS) -> int:
     if text is None:
         return _DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_EVENTS):
-        raise _invalid(f"limit: a number from 1 to {MAX_EVENTS} is expected, got {text[:40]!r}")
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and 1 <= int(text) <= most):
+        raise _invalid(f"limit: a number from 1 to {most} is expected, got {text[:40]!r}")
     return int(text)
 
 

@@ -48,7 +48,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        if not _over_control_socket(scope):
+        if not over_control_socket(scope):
             # Of several Host headers each must pass; uvicorn hands all of them on.
             hosts = [value for name, value in scope["headers"] if name == b"host"]
             if not hosts or any(host.decode("latin-1").lower() not in self._hosts for host in hosts):
@@ -87,7 +87,8 @@ class _Body:
         return message
 
 
-def _over_control_socket(scope: Scope) -> bool:
+def over_control_socket(scope: Scope) -> bool:
+    """Whether a request comes over the control socket, which only the host's own user can open."""
     # By the listening side: a TCP client that is already gone has no address either.
     server = scope.get("server")
     return scope.get("client") is None and server is not None and server[1] is None
