@@ -16,7 +16,7 @@ from eventhost.bus import EnvEventBus
 from eventhost.cli.daemon import GC_THRESHOLDS
 from eventhost.config import ServerConfig, ServerKind, SourceConfig
 from eventhost.connections import ConnectionPool, Guardian, Surroundings
-from eventhost.journal import MemoryJournal
+from eventhost.journal import Journal, MemoryJournal
 from eventhost.sources import EventMcpManager
 
 CHILDREN = Path(__file__).parent / "children"
@@ -37,10 +37,10 @@ def child(name: str, script: str, *arguments: str) -> SourceConfig:
 
 
 @asynccontextmanager
-async def hosting() -> AsyncIterator[tuple[EventMcpManager, EnvEventBus]]:
-    """A manager of sources, and the bus on which they publish."""
+async def hosting(journal: Journal | None = None) -> AsyncIterator[tuple[EventMcpManager, EnvEventBus]]:
+    """A manager of sources, and the bus on which they publish; in memory, unless a journal is given."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         surroundings = Surroundings(Guardian(root / "guardian.lock"), root, lambda value: value)
-        async with ConnectionPool(surroundings) as pool, EnvEventBus(MemoryJournal()) as bus:
+        async with ConnectionPool(surroundings) as pool, EnvEventBus(journal or MemoryJournal()) as bus:
             yield EventMcpManager(pool, bus.publish_batch), bus

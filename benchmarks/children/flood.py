@@ -1,4 +1,7 @@
-"""A source that, once initialized, writes COUNT events, encoded beforehand, as fast as its pipe takes them."""
+"""A source that, once initialized, writes COUNT events, encoded beforehand, as fast as its pipe takes them.
+
+`flood.py COUNT [ROOMS]`: they are about so many rooms in turn, one if nothing is said.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import sys
 LINE = (
     b'{"jsonrpc":"2.0","method":"notifications/eventsource/emitted","params":{"level":"info","data":{"id":"%d",'
     b'"type":"sensor.reading","timestamp":1790000000000,"metadata":{"source":"flood"},'
-    b'"payload":{"count":%d,"room":"server-1","temperature":31.5,"unit":"C","tags":["raised-floor","north"]}}}}\n'
+    b'"payload":{"count":%d,"room":"server-%d","temperature":31.5,"unit":"C","tags":["raised-floor","north"]}}}}\n'
 )
 
 
@@ -20,7 +23,8 @@ def write(data: bytes) -> None:
 
 
 def main() -> None:
-    lines = b"".join(LINE % (number, number) for number in range(int(sys.argv[1])))
+    count, rooms = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    lines = b"".join(LINE % (number, number, number % rooms + 1) for number in range(count))
     request = json.loads(sys.stdin.buffer.readline())
     result = {
         "protocolVersion": "2025-11-25",

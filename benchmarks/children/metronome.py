@@ -1,4 +1,7 @@
-"""A source that, once initialized, writes COUNT events at RATE a second, each with the moment of its writing."""
+"""A source that, once initialized, writes COUNT events at RATE a second, each with the moment of its writing.
+
+`metronome.py RATE COUNT [ROOMS]`: they are about so many rooms in turn, one if nothing is said.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import time
 
 def main() -> None:
     rate, count = float(sys.argv[1]), int(sys.argv[2])
+    rooms = int(sys.argv[3]) if len(sys.argv) > 3 else 1
     request = json.loads(sys.stdin.buffer.readline())
     result = {
         "protocolVersion": "2025-11-25",
@@ -26,7 +30,7 @@ def main() -> None:
             "type": "metronome.tick",
             "timestamp": 1_790_000_000_000,
             "metadata": {"source": "metronome"},
-            "payload": {"at_ns": time.perf_counter_ns()},
+            "payload": {"at_ns": time.perf_counter_ns(), "room": f"server-{number % rooms + 1}"},
         }
         notification = {"jsonrpc": "2.0", "method": "notifications/eventsource/emitted", "params": {"data": event}}
         os.write(1, json.dumps(notification).encode() + b"\n")
