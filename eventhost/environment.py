@@ -49,6 +49,7 @@ from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize, uuid7
 from eventhost.exchange import as_kept
 from eventhost.gaps import Gap, Gaps, Reason
 from eventhost.journal import Change, DeadLetter, Entry, Journal, Loss, MemoryJournal, SqliteJournal, open_journal
+from eventhost.journal.file import JournalFile
 from eventhost.journal.retention import Limits
 from eventhost.rules import (
     USER_QUERY,
@@ -65,7 +66,6 @@ from eventhost.rules import (
 from eventhost.rules.again import Again, Request, chosen, told
 from eventhost.rules.explain import Explanation, explain
 from eventhost.rules.letters import only
-from eventhost.rules.recorded import JournalFile
 from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first
 from eventhost.tools import McpManager
 

@@ -74,6 +74,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EnvEvent).decode
 
 
+def event_name(event: EnvEvent) -> str:
+    """`source_name:id`, by which an event is known everywhere."""
+    return f"{event.metadata.get('source_name', '')}:{event.id}"
+
+
 class RawEvent(msgspec.Struct, gc=False):
     """An event as a source said it, in part and of whatever types. Unknown fields are left out."""
 

@@ -23,11 +23,12 @@ from eventhost.config.tree import Tree
 from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConnectionLost, JournalUnusable, NotFound
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize, uuid7
-from eventhost.journal import Change, Entry, MemoryJournal, Pending, Position, open_journal
-from eventhost.rules import Limits, RuleEngine, RuleSet, Tracing, parse_rules, recorded
+from eventhost.journal import Change, Entry, MemoryJournal, Pending, Position, open_journal, search
+from eventhost.journal.file import JournalFile
+from eventhost.journal.search import find
+from eventhost.rules import Limits, RuleEngine, RuleSet, Tracing, parse_rules
 from eventhost.rules import explain as room
 from eventhost.rules.explain import Explanation, explain
-from eventhost.rules.recorded import JournalFile, find
 from eventhost.rules.trial import Fate
 from eventhost.web.app import create_app
 from eventhost.web.guard import Guard
@@ -148,7 +149,7 @@ async def test_an_id_with_a_time_in_it_is_looked_for_at_that_time(
 ) -> None:
     made_id = uuid7()
     await world.journal.append([event(made_id), *(event(f"e{n}") for n in range(9_000))])
-    monkeypatch.setattr(recorded, "SEARCHED", 10)
+    monkeypatch.setattr(search, "SEARCHED", 10)
     assert (await find(world.journal, made_id, 10)).seq == 1
     assert (await find(world.journal, f"s:{made_id}", 10)).seq == 1
     with pytest.raises(NotFound):

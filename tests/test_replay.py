@@ -34,11 +34,12 @@ from eventhost.errors import (
 )
 from eventhost.event import EnvEvent, uuid7
 from eventhost.journal import Entry, MemoryJournal, Trace, open_journal
+from eventhost.journal.file import JournalFile
+from eventhost.journal.moment import Moment
 from eventhost.journal.records import Change
 from eventhost.rules import Rule, RuleEngine, Tracing, parse_rules
 from eventhost.rules.again import Again, Request, chosen, told
 from eventhost.rules.diff import compare, runs_made, runs_recorded
-from eventhost.rules.recorded import JournalFile, Moment
 from eventhost.rules.replay import Replay, Span, play, run_up_of
 from eventhost.web.replay import ReplayStream
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from eventhost.errors import ActionError, EventRejected
-from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize
+from eventhost.event import EnvEvent, RawEvent, SourceProfile, event_name, normalize
 from eventhost.journal import Entry
 
 MAX_HOPS: Final = 16
@@ -53,11 +53,6 @@ def caused_event(
         )
     except EventRejected as error:
         raise ActionError(f"this cannot be emitted: {error}", retry=False) from None
-
-
-def event_name(event: EnvEvent) -> str:
-    """`source_name:id`, by which an event is known everywhere."""
-    return f"{event.metadata.get('source_name', '')}:{event.id}"
 
 
 def delivery_id(cause: Entry, rule: str, place: str = "") -> str:

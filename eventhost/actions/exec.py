@@ -15,12 +15,12 @@ import structlog
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from eventhost.actions.action import Context, as_text, describe, render, template
-from eventhost.actions.caused import event_name
 from eventhost.actions.secrets import Secrets
 from eventhost.config.durations import Duration
 from eventhost.config.folders import interpreter
 from eventhost.config.tree import Tree
 from eventhost.errors import ActionError, ConfigError, ConnectionLost, SpawnError
+from eventhost.event import event_name
 from eventhost.expression import Template
 from eventhost.journal import Entry
 

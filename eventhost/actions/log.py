@@ -10,9 +10,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from eventhost.actions.action import Context, as_text, describe, render, template
-from eventhost.actions.caused import event_name
 from eventhost.actions.result import CUT
 from eventhost.config.tree import Tree
+from eventhost.event import event_name
 from eventhost.expression import Template
 from eventhost.journal import Entry
 

@@ -193,8 +193,8 @@ def _from_file(root: Path, rule: str | None) -> list[Letter]:
     import anyio
 
     from eventhost.cli.offline import existing_journal
+    from eventhost.journal.file import JournalFile
     from eventhost.rules.letters import in_short
-    from eventhost.rules.recorded import JournalFile
 
     async def read() -> list[Letter]:
         found: list[Letter] = []
@@ -210,8 +210,8 @@ def _one_from_file(root: Path, number: int) -> Letter:
     import anyio
 
     from eventhost.cli.offline import existing_journal
+    from eventhost.journal.file import JournalFile
     from eventhost.rules.letters import in_full, only
-    from eventhost.rules.recorded import JournalFile
 
     with JournalFile(existing_journal(root)) as journal:
         return in_full(only(anyio.run(journal.dead_letters, None, number - 1, 1), number))

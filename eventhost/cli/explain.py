@@ -17,7 +17,7 @@ from eventhost.errors import ConnectionLost, JournalUnusable
 
 if TYPE_CHECKING:
     from eventhost.config import EnvironmentConfig
-    from eventhost.rules.recorded import JournalFile
+    from eventhost.journal.file import JournalFile
 
 app = typer.Typer()
 
@@ -63,7 +63,7 @@ def journal_file(config: EnvironmentConfig) -> JournalFile:
     Raises:
         JournalUnusable: it has none that can be read.
     """
-    from eventhost.rules.recorded import JournalFile
+    from eventhost.journal.file import JournalFile
 
     if config.journal.type == "memory":
         raise JournalUnusable("this environment keeps its journal in memory: it is there only while the host runs")

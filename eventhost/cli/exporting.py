@@ -14,7 +14,9 @@ from eventhost.cli.control import Host
 from eventhost.event import EnvEvent
 from eventhost.exchange import to_cloudevent
 from eventhost.journal import Entry
-from eventhost.rules.recorded import Events, Moment, forwards
+from eventhost.journal.file import Events
+from eventhost.journal.moment import Moment
+from eventhost.journal.search import forwards
 from eventhost.web.stream import event_json
 
 _EVERYTHING: Final = "*,host.*"

@@ -21,7 +21,8 @@ from eventhost.cli.offline import journal_file, journal_to_write
 from eventhost.errors import EventRejected
 from eventhost.event import MAX_EVENT_BYTES, EnvEvent
 from eventhost.exchange import read_line
-from eventhost.rules.recorded import Events, JournalFile, forwards
+from eventhost.journal.file import Events, JournalFile
+from eventhost.journal.search import forwards
 
 _AT_ONCE: Final = 100_000
 _AT_ONCE_BYTES: Final = 64 * 1_048_576

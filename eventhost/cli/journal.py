@@ -18,7 +18,8 @@ from eventhost.errors import ConnectionLost, EventhostError
 
 if TYPE_CHECKING:
     from eventhost.cli.importing import Taker
-    from eventhost.rules.recorded import Events, Moment
+    from eventhost.journal.file import Events
+    from eventhost.journal.moment import Moment
 
 app = typer.Typer()
 
@@ -94,7 +95,7 @@ def export(
 
 
 def _moment(text: str | None, option: str) -> Moment | None:
-    from eventhost.rules.recorded import Moment
+    from eventhost.journal.moment import Moment
 
     try:
         return None if text is None else Moment.parse(text)
@@ -106,7 +107,7 @@ def _moment(text: str | None, option: str) -> Moment | None:
 def _events(env: str | None) -> Iterator[Events]:
     """The journal to be read: its file, or the host that alone has it."""
     from eventhost.cli.exporting import HostEvents
-    from eventhost.rules.recorded import JournalFile
+    from eventhost.journal.file import JournalFile
 
     path = None if env is not None and is_url(env) else journal_file(folder(env))
     if path is None:

@@ -18,8 +18,9 @@ from eventhost.actions.step import Retry
 from eventhost.config.wording import did_you_mean
 from eventhost.errors import EventRejected, NotFound
 from eventhost.event import EnvEvent, TypeGlobs
+from eventhost.journal.file import Recorded
+from eventhost.journal.moment import Moment
 from eventhost.rules.delivery import Delivery, End, Outcome
-from eventhost.rules.recorded import Moment, Recorded
 from eventhost.rules.replay import Firing, Replay, Span, play, run_up_of
 from eventhost.rules.rule import Rule
 from eventhost.rules.trial import would_do

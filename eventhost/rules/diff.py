@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from eventhost.journal import Entry
-from eventhost.rules.recorded import JournalFile, Recorded
+from eventhost.journal.file import JournalFile, Recorded
 from eventhost.rules.replay import Replay, Span, play
 from eventhost.rules.rule import Rule
 from eventhost.rules.trial import Trial, try_rule

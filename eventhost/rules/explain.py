@@ -15,11 +15,12 @@ from typing import Any, Final
 import anyio.lowlevel
 import msgspec
 
-from eventhost.actions.caused import HOST, RULES, event_name
-from eventhost.event import EnvEvent, SourceProfile
+from eventhost.actions.caused import HOST, RULES
+from eventhost.event import EnvEvent, SourceProfile, event_name
 from eventhost.journal import DeadLetter, Entry, Progress, Trace
+from eventhost.journal.file import Recorded
+from eventhost.journal.search import backwards, find, forwards
 from eventhost.rules.files import RuleSet
-from eventhost.rules.recorded import Recorded, backwards, find, forwards
 from eventhost.rules.replay import Replay, Span, play
 from eventhost.rules.rule import Rule
 from eventhost.rules.shaper import Verdict

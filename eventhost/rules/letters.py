@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from eventhost.actions.caused import event_name
 from eventhost.errors import NotFound
+from eventhost.event import event_name
 from eventhost.journal import DeadLetter
 from eventhost.rules.trace import entries_of
 

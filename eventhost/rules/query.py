@@ -10,10 +10,9 @@ from typing import Any, Final
 import anyio
 
 from eventhost.actions import caused_event
-from eventhost.actions.caused import event_name
 from eventhost.bus import EnvEventBus
 from eventhost.errors import BusClosed
-from eventhost.event import EnvEvent
+from eventhost.event import EnvEvent, event_name
 from eventhost.journal import Entry
 from eventhost.rules.delivery import End, Outcome
 

@@ -18,10 +18,9 @@ import msgspec
 import structlog
 
 from eventhost.actions import HOST, Hands, caused_event
-from eventhost.actions.caused import event_name
 from eventhost.actions.step import Retry
 from eventhost.errors import EventhostError
-from eventhost.event import EnvEvent
+from eventhost.event import EnvEvent, event_name
 from eventhost.expression import Condition, ExpressionError
 from eventhost.gaps import Gap, Reason
 from eventhost.journal import DeadLetter, Entry, Pending, Position, Trace

@@ -19,8 +19,9 @@ import anyio.lowlevel
 from eventhost.event import TypeGlobs
 from eventhost.expression import Condition, ExpressionError
 from eventhost.journal import Entry
+from eventhost.journal.file import Recorded
+from eventhost.journal.search import forwards
 from eventhost.pattern import PatternIndex
-from eventhost.rules.recorded import Recorded, forwards
 from eventhost.rules.rule import Rule
 from eventhost.rules.run import Run
 from eventhost.rules.schedule import Schedule

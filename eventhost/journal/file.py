@@ -1,0 +1,152 @@
+"""A journal's file, to be read beside whoever writes it; and what of any journal there is to be read.
+
+Nothing here ever writes, or keeps a host from writing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, Self, TypeVar
+
+import anyio.to_thread
+
+from eventhost.errors import JournalUnusable
+from eventhost.journal import rows
+from eventhost.journal.block import BLOCK_EVENTS, Block
+from eventhost.journal.protocol import Entry
+from eventhost.journal.records import DeadLetter, Pending, Progress, Trace
+from eventhost.journal.schema import connect_to_read
+
+T = TypeVar("T")
+
+_PAGE: Final = 4_096
+"""Traces that are read at once."""
+
+
+class Events(Protocol):
+    """What of a `Journal` it takes to read its events from one end to the other."""
+
+    @property
+    def head(self) -> int: ...
+    @property
+    def first(self) -> int: ...
+    async def read(self, after: int, limit: int) -> Sequence[Entry]: ...
+    async def seq_at(self, at_ms: int) -> int: ...
+
+
+class Recorded(Events, Protocol):
+    """What of a `Journal` can be read."""
+
+    async def entries(self, seqs: Sequence[int]) -> list[Entry]: ...
+    async def progress(self) -> Progress: ...
+    async def pending(self, rule: str, after: int, limit: int) -> list[Pending]: ...
+    async def dead_letters(self, rule: str | None, after: int, limit: int) -> list[DeadLetter]: ...
+    async def traces(self, seq: int) -> list[Trace]: ...
+
+
+class JournalFile:
+    """A journal's file, as it was when it was opened; a host may go on writing it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at `path`; close it with `with`.
+
+        Raises:
+            JournalUnusable: there is none, or it cannot be read.
+        """
+        if not path.is_file():
+            raise JournalUnusable(f"{path} is not there: nothing was kept yet; look at journal in the config")
+        try:
+            self._database = connect_to_read(path)
+            mark = rows.mark(self._database)
+        except sqlite3.Error as error:
+            raise JournalUnusable(f"{path} cannot be read: {error}") from error
+        self._path = path
+        self.head, self.first = mark.head, mark.first
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    async def read(self, after: int, limit: int) -> Sequence[Entry]:
+        after = max(after, self.first - 1)
+        if limit <= 0 or after >= self.head:
+            return ()
+        return await self._ask(lambda database: _read(database, after, min(limit, self.head - after), self.head))
+
+    async def sift(self, after: int, upto: int, needles: Sequence[bytes]) -> list[Entry]:
+        """The events after `after` up to `upto`, but for those of which no neighbour's JSON holds any of `needles`.
+
+        SQLite looks for them, in a thread that keeps nobody from anything: many times as fast as decoding all.
+        """
+        after = max(after, self.first - 1)
+        return await self._ask(lambda database: _read(database, after, upto - after, upto, needles))
+
+    async def entries(self, seqs: Sequence[int]) -> list[Entry]:
+        found = [entry for seq in seqs for entry in await self.read(seq - 1, 1)]
+        return [entry for entry in found if entry.seq in seqs]
+
+    async def seq_at(self, at_ms: int) -> int:
+        # Times never go back: halving the numbers finds it.
+        low, high = self.first, self.head + 1
+        while low < high:
+            middle = (low + high) // 2
+            entries = await self.read(middle - 1, 1)
+            if entries and entries[0].at_ms < at_ms:
+                low = entries[0].seq + 1
+            else:
+                high = middle
+        return low
+
+    async def progress(self) -> Progress:
+        return await self._ask(rows.progress)
+
+    async def pending(self, rule: str, after: int, limit: int) -> list[Pending]:
+        return await self._ask(lambda database: rows.pending(database, rule, after, limit))
+
+    async def dead_letters(self, rule: str | None, after: int, limit: int) -> list[DeadLetter]:
+        return await self._ask(lambda database: rows.dead_letters(database, rule, after, limit))
+
+    async def traces(self, seq: int) -> list[Trace]:
+        return await self._ask(lambda database: rows.traces(database, seq))
+
+    async def traces_after(self, seq: int, upto: int) -> AsyncIterator[list[Trace]]:
+        """All traces of the events that follow `seq`, up to `upto`, page by page."""
+        last = (seq, "\U0010ffff")
+        while found := await self._ask(partial(rows.traces_after, last, _PAGE)):
+            yield [trace for trace in found if trace.seq <= upto]
+            last = (found[-1].seq, found[-1].rule)
+            if found[-1].seq > upto:
+                return
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await anyio.to_thread.run_sync(question, self._database)
+        except sqlite3.Error as error:
+            raise JournalUnusable(f"{self._path} cannot be read: {error}") from error
+
+
+def _read(
+    database: sqlite3.Connection, after: int, limit: int, upto: int, needles: Sequence[bytes] = ()
+) -> list[Entry]:
+    sifting = f" AND ({' OR '.join(['instr(body, ?)'] * len(needles))})" if needles else ""
+    sql = (
+        "SELECT first, last, at_ms, low, seal, body FROM block WHERE first > ? AND first <= ? AND last > ?"
+        f"{sifting} ORDER BY first"
+    )
+    found: list[Entry] = []
+    with closing(database.execute(sql, (after - BLOCK_EVENTS, upto, after, *needles))) as blocks:
+        for row in blocks:
+            block = Block(*row)
+            entries = block.entries()
+            found += entries if block.first > after else entries[after + 1 - block.first :]
+            if len(found) >= limit:
+                break
+    while found and found[-1].seq > upto:
+        found.pop()
+    return found[:limit]

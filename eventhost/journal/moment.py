@@ -1,0 +1,55 @@
+"""`Moment`: a place in the journal as a person says it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from eventhost.config.durations import seconds
+from eventhost.journal.file import Events
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A place in the journal as a person says it: a number, a time, or how long ago."""
+
+    seq: int | None = None
+    at_ms: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, now_ms: int | None = None) -> Moment:
+        """`42`, `2026-11-20T08:00` (the machine's own time if it names no zone), `7d` ago, `beginning` or `now`.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        if text == "beginning":
+            return cls(seq=0)
+        if text == "now":
+            return cls(at_ms=now_ms)
+        if text.isascii() and text.isdigit():
+            return cls(seq=int(text))
+        try:
+            return cls(at_ms=now_ms - int(seconds(text) * 1000))
+        except ValueError:
+            pass
+        try:
+            return cls(at_ms=int(datetime.fromisoformat(text).timestamp() * 1000))
+        except (ValueError, OverflowError, OSError):
+            raise ValueError(
+                f'{text[:80]!r} is no place in the journal; write a sequence number, "beginning", a time such as '
+                f"2026-11-20T08:00, or how long ago: 7d"
+            ) from None
+
+    async def before(self, journal: Events) -> int:
+        """The number of the last event that is before it; never less than what is not held."""
+        if self.seq is not None:
+            return min(max(self.seq, journal.first) - 1, journal.head)
+        assert self.at_ms is not None
+        return await journal.seq_at(self.at_ms) - 1
+
+    async def upto(self, journal: Events) -> int:
+        """The number of the last event of a span that ends here: a number itself is within, a time is not."""
+        return min(self.seq, journal.head) if self.seq is not None else await self.before(journal)
