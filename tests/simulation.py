@@ -353,12 +353,17 @@ class Simulation:
 
     def crash(self, committed: int = 0) -> None:
         """Kill the host: so many of the jobs that nobody was told of are on the disk, nothing else."""
+        waiting = [*self.journal.jobs]
         self.journal.commit(committed, told=False)
         self.journal.dead = True
         self.journal.jobs.clear()
         self._host.cancel()
+        for job in waiting:  # so that what is shielded ends too
+            if not job.done.done():
+                job.done.set_exception(BusClosed("this host is dead"))
+                job.done.exception()
         self.loop.settle()
-        assert self._host.done()
+        assert self._host.cancelled() or self._host.exception()  # of what it died nobody is told
         assert not self.under_way
 
     def update(self, *rules: dict[str, Any]) -> None:

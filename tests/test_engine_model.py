@@ -351,4 +351,5 @@ class Delivery(RuleBasedStateMachine):
 
 
 TestDelivery = Delivery.TestCase
+TestDelivery.pytestmark = [pytest.mark.timeout(120 + EXAMPLES)]
 TestDelivery.settings = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
