@@ -24,6 +24,19 @@ class ErrorCode(IntEnum):
     SERVER_ERROR = -32000
 
 
+class ErrorDetails(msgspec.Struct, frozen=True):
+    """`message` is a sentence for the user, `data` what a program may want to know besides."""
+
+    code: int
+    message: str
+    data: Any
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    error: ErrorDetails
+    timestamp: str
+
+
 def now() -> str:
     """The present moment, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -35,6 +48,5 @@ def json_answer(value: Any, status_code: int = 200) -> Response:
 
 
 def error_answer(status_code: int, code: ErrorCode, message: str, data: Any = None) -> Response:
-    """An error; `message` is a sentence for the user, `data` what a program may want to know besides."""
-    error = {"code": int(code), "message": message, "data": {} if data is None else data}
-    return json_answer({"error": error, "timestamp": now()}, status_code)
+    """An error in the one shape that they all have."""
+    return json_answer(ErrorAnswer(ErrorDetails(int(code), message, {} if data is None else data), now()), status_code)

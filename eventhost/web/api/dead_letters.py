@@ -1,0 +1,63 @@
+"""Dead letters: runs that were given up, to be looked at, done once more, or forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from eventhost.rules.letters import in_full, in_short
+from eventhost.web.caller import Access
+from eventhost.web.endpoint import get, post
+
+if TYPE_CHECKING:
+    from eventhost.environment import ServerEnvironment
+
+MAX_LETTERS = 1_000
+
+
+class LettersWanted(msgspec.Struct, frozen=True):
+    """`after` is a dead letter's id: those that follow it."""
+
+    rule: str | None = None
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LETTERS)] = 100
+
+
+class LetterList(msgspec.Struct, frozen=True):
+    """Oldest first; `cursor` is the next `after`."""
+
+    dead_letters: list[dict[str, Any]]
+    cursor: int
+
+
+class DeadLetters:
+    """The dead letters."""
+
+    def __init__(self, environment: ServerEnvironment) -> None:
+        self._environment = environment
+
+    @get("/dead-letters", Access.READ)
+    async def all(self, query: LettersWanted) -> LetterList:
+        """Dead letters, oldest first, without their events."""
+        environment = self._environment
+        letters = await environment.dead_letters(query.rule, after=query.after, limit=query.limit)
+        retrying = environment.retrying()
+        return LetterList([in_short(each, retrying) for each in letters], letters[-1].id if letters else query.after)
+
+    @get("/dead-letters/{number:int}", Access.READ)
+    async def one(self, number: int) -> dict[str, Any]:
+        """One dead letter, with its events."""
+        return in_full(await self._environment.dead_letter(number), self._environment.retrying())
+
+    @post("/dead-letters/{number:int}/retry", Access.ADMIN, status=202, errors=(409,))
+    async def retry(self, number: int) -> dict[str, Any]:
+        """Do a dead letter's run once more; answered when that has begun, or waits for its turn."""
+        letter = await self._environment.retry_dead_letter(number)
+        return in_short(letter, self._environment.retrying())
+
+    @post("/dead-letters/{number:int}/discard", Access.ADMIN)
+    async def discard(self, number: int) -> dict[str, Any]:
+        """Forget a dead letter."""
+        letter = await self._environment.discard_dead_letter(number)
+        return in_short(letter, self._environment.retrying())

@@ -1,0 +1,183 @@
+"""Routes as methods: what a request holds, what it answers and who may ask, read from the method's own signature.
+
+    class Sources:
+        @get("/sources/{name}", Access.READ)
+        async def one(self, name: str) -> SourceStatus:
+            "One source's status."
+
+A parameter named as in the path is that part of it; `query` (a struct) is the query string, `body` (any type) the JSON
+body, `request` the request itself. What is returned is the JSON answer, unless it is a response or an ASGI application.
+The OpenAPI document is made of the same signatures (`openapi.py`), so that it cannot say something else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar, get_type_hints
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from eventhost.web.answers import ErrorCode, error_answer, json_answer
+from eventhost.web.caller import NOBODY, Access, caller_of
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+_MARK: Final = "__endpoint__"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a decorator says of a method."""
+
+    method: str
+    path: str
+    access: Access
+    status: int = 200
+    takes: Mapping[str, Any] = field(default_factory=dict)
+    """Bodies that the method reads itself, by media type."""
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    """Answers that no annotation tells, by media type."""
+    errors: tuple[int, ...] = ()
+    """Statuses of errors beside those that the signature implies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route, ready to be served and described."""
+
+    mark: Mark
+    handler: Callable[..., Awaitable[Any]]
+    group: str
+    """The name of the class that it is a method of."""
+    parameters: Mapping[str, Any]
+    """The handler's parameters by name, with their types."""
+    returns: Any
+
+    @classmethod
+    def of(cls, handler: Callable[..., Awaitable[Any]], mark: Mark, group: str) -> Endpoint:
+        hints = get_type_hints(handler, include_extras=True)
+        returns = hints.pop("return", None)
+        names = inspect.signature(handler).parameters
+        return cls(mark, handler, group, {name: hints[name] for name in names}, returns)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the method's docstring."""
+        return (inspect.getdoc(self.handler) or "").split("\n", 1)[0]
+
+    def route(self) -> Route:
+        """The route for Starlette."""
+        methods = ["GET", "HEAD"] if self.mark.method == "GET" else [self.mark.method]
+        return Route(self.mark.path, _App(self), methods=methods)
+
+
+def get(path: str, access: Access, **more: Any) -> Callable[[F], F]:
+    """Mark a method as what answers GET requests for `path`; `more` is as in `Mark`."""
+    return _marked(Mark("GET", path, access, **more))
+
+
+def post(path: str, access: Access, **more: Any) -> Callable[[F], F]:
+    """Mark a method as what answers POST requests for `path`; `more` is as in `Mark`."""
+    return _marked(Mark("POST", path, access, **more))
+
+
+def delete(path: str, access: Access, **more: Any) -> Callable[[F], F]:
+    """Mark a method as what answers DELETE requests for `path`; `more` is as in `Mark`."""
+    return _marked(Mark("DELETE", path, access, **more))
+
+
+def _marked(mark: Mark) -> Callable[[F], F]:
+    def put(handler: F) -> F:
+        setattr(handler, _MARK, mark)
+        return handler
+
+    return put
+
+
+def endpoints(groups: Iterable[object]) -> list[Endpoint]:
+    """The endpoints among the methods of each of these, in the order in which they are written."""
+    return [
+        Endpoint.of(getattr(group, name), mark, type(group).__name__)
+        for group in groups
+        for name, method in vars(type(group)).items()
+        if (mark := getattr(method, _MARK, None)) is not None
+    ]
+
+
+class _App:
+    """The ASGI application of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._body = endpoint.parameters.get("body")
+        self._decode = msgspec.json.Decoder(self._body).decode if self._body is not None else None
+        self._query = endpoint.parameters.get("query")
+        apart = {"body", "query", "request"}
+        self._path = {name: kind for name, kind in endpoint.parameters.items() if name not in apart}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answer(Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Any:
+        endpoint = self._endpoint
+        if (refusal := _refusal(request, endpoint.mark.access)) is not None:
+            return refusal
+        arguments: dict[str, Any] = {
+            name: _converted(request.path_params[name], kind, name, 404) for name, kind in self._path.items()
+        }
+        if "request" in endpoint.parameters:
+            arguments["request"] = request
+        if self._query is not None:
+            arguments["query"] = _converted(dict(request.query_params), self._query, "")
+        if self._decode is not None:
+            text = await request.body()
+            try:
+                arguments["body"] = self._decode(text)
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+                return _unreadable(request, text, error)
+        result = await endpoint.handler(**arguments)
+        return result if isinstance(result, Response) or callable(result) else json_answer(result, endpoint.mark.status)
+
+
+def _refusal(request: Request, access: Access) -> Response | None:
+    caller = caller_of(request.scope)
+    if caller.may(access):
+        return None
+    what = f"{request.method} {request.url.path}"
+    if caller == NOBODY:
+        mend = "send a key as X-API-Key or as a bearer token; `eventhost key create` makes one"
+        answer = error_answer(401, ErrorCode.INVALID_REQUEST, f"{what} asks for a key; {mend}")
+        answer.headers["www-authenticate"] = "Bearer"
+        return answer
+    has = ", ".join(sorted(caller.scopes)) or "none"
+    message = f"{what} asks for the scope {access}; the key {caller.name!r} has {has}"
+    return error_answer(403, ErrorCode.INVALID_REQUEST, message)
+
+
+def _unreadable(request: Request, text: bytes, error: Exception) -> Response:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as syntax:
+        return error_answer(400, ErrorCode.PARSE_ERROR, f"the body is not JSON: {syntax}")
+    raise HTTPException(400, _placed(error, "the body")) from None
+
+
+def _converted(value: Any, kind: Any, name: str, status: int = 400) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise HTTPException(status, _placed(error, name or "the query")) from None
+
+
+def _placed(error: Exception, what: str) -> str:
+    """What is wrong, with its place in front: `limit: Expected …`."""
+    message, _, place = str(error).partition(" - at `")
+    return f"{place.rstrip('`').removeprefix('$').removeprefix('.') or what}: {message}"
