@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -35,12 +36,13 @@ from eventhost.errors import (
 from eventhost.event import EnvEvent, uuid7
 from eventhost.journal import Entry, MemoryJournal, Trace, open_journal
 from eventhost.journal.file import JournalFile
-from eventhost.journal.moment import Moment
+from eventhost.journal.moment import Moment, with_zone
 from eventhost.journal.records import Change
 from eventhost.rules import Rule, RuleEngine, Tracing, parse_rules
 from eventhost.rules.again import Again, Request, chosen, told
 from eventhost.rules.diff import compare, runs_made, runs_recorded
 from eventhost.rules.replay import Replay, Span, play, run_up_of
+from eventhost.rules.start import Start, parse_start
 from eventhost.web.replay import ReplayStream
 
 anyio_test = pytest.mark.anyio
@@ -374,6 +376,48 @@ NOW_MS = START_MS + 10 * 86_400_000
 )
 def test_a_place_is_a_number_a_time_or_how_long_ago(text: str, place: Moment) -> None:
     assert Moment.parse(text, NOW_MS) == place
+
+
+@pytest.fixture
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine's clock is nine hours ahead of UTC."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_tokyo")
+@pytest.mark.parametrize(
+    ("text", "at_ms"),
+    [
+        ("2026-01-05T21:00", START_MS),
+        ("2026-01-05 21:00:00.250", START_MS + 250),
+        ("2026-01-05T12:00Z", START_MS),
+        ("2026-01-05T13:00+01:00", START_MS),
+        ("2026-01-06", START_MS + 3 * 3_600_000),
+    ],
+)
+def test_a_time_without_a_zone_is_the_machines_own_to_a_rule_and_to_the_command_line(text: str, at_ms: int) -> None:
+    assert Moment.parse(text, NOW_MS) == Moment(at_ms=at_ms)
+    assert parse_start(Tree.parse(json.dumps({"from": text}), "config.jsonc").at("from")) == Start(at_ms=at_ms)
+
+
+def test_what_is_sent_to_a_host_elsewhere_means_there_what_it_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = ["2026-01-05T21:00", "2026-01-06", "2026-01-05T12:00Z", "20260106", "42", "7d", "beginning", "now", "x"]
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        sent = [with_zone(place) for place in places]
+    time.tzset()
+    assert sent == ["2026-01-05T21:00:00+09:00", "2026-01-06T00:00:00+09:00", *places[2:]]
+    assert Moment.parse(sent[0], NOW_MS) == Moment(at_ms=START_MS)
+
+
+def test_text_that_is_only_digits_is_a_number_everywhere() -> None:
+    assert Moment.parse("20260106", NOW_MS) == Moment(seq=20260106)
+    assert parse_start(Tree.parse('{"from": "20260106"}', "config.jsonc").at("from")) == Start(seq=20260106)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "7 parsecs", "2026-13-01", "9999999999d", "٣"])

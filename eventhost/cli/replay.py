@@ -52,9 +52,12 @@ def replay(
     Nothing is done, unless with --execute: then every action of every run is done again, and what it publishes has
     metadata.replayed. Ctrl-C ends it after the action that is being done.
     """
-    request: dict[str, Any] = {"upto": upto, "types": types or [], "rules": rules or [], "speed": speed}
+    from eventhost.journal.moment import with_zone
+
+    # The host that it is sent to may be in another zone.
+    request: dict[str, Any] = {"upto": with_zone(upto), "types": types or [], "rules": rules or [], "speed": speed}
     if since is not None:
-        request["since"] = since
+        request["since"] = with_zone(since)
     if execute:
         if since is None:
             raise typer.BadParameter("what is done once more must say from where on", param_hint="--from")

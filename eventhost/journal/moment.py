@@ -1,13 +1,38 @@
-"""`Moment`: a place in the journal as a person says it."""
+"""A place in the journal as a person says it, and the times in it: one without a zone is the machine's own."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from eventhost.config.durations import seconds
 from eventhost.journal.file import Events
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+def time_ms(text: str) -> int:
+    """The milliseconds since 1970 of an ISO 8601 time; one that names no zone is by the clock of this machine.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return (datetime.fromisoformat(text).astimezone(UTC) - _EPOCH) // _MILLISECOND
+    except (OverflowError, OSError) as error:
+        raise ValueError(str(error)) from None
+
+
+def with_zone(text: str) -> str:
+    """The same place, for a machine whose clock may be in another zone: a time gets the zone of this one's."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return text if text.isdigit() or moment.tzinfo is not None else moment.astimezone().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +44,7 @@ class Moment:
 
     @classmethod
     def parse(cls, text: str, now_ms: int | None = None) -> Moment:
-        """`42`, `2026-11-20T08:00` (the machine's own time if it names no zone), `7d` ago, `beginning` or `now`.
+        """`42`, `2026-11-20T08:00` (as `time_ms` takes it), `7d` ago, `beginning` or `now`.
 
         Raises:
             ValueError: it is none of these.
@@ -36,11 +61,11 @@ class Moment:
         except ValueError:
             pass
         try:
-            return cls(at_ms=int(datetime.fromisoformat(text).timestamp() * 1000))
-        except (ValueError, OverflowError, OSError):
+            return cls(at_ms=time_ms(text))
+        except ValueError:
             raise ValueError(
                 f'{text[:80]!r} is no place in the journal; write a sequence number, "beginning", a time such as '
-                f"2026-11-20T08:00, or how long ago: 7d"
+                f"2026-11-20T08:00 (the machine's own, unless a zone such as Z follows), or how long ago: 7d"
             ) from None
 
     async def before(self, journal: Events) -> int:

@@ -61,7 +61,8 @@ class RuleSpec(BaseModel):
     from_: Any = Field(
         default=None,
         alias="from",
-        description="Where a rule that is new starts: from now on, unless it says otherwise.",
+        description="Where a rule that is new starts: from now on, unless it says otherwise. A time without a zone is "
+        "the host's own.",
         examples=["beginning", "7d", "2026-11-20T08:00:00Z", 1042],
     )
     throttle: Any = None

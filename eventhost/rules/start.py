@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from eventhost.config.durations import seconds
 from eventhost.config.tree import Tree
 from eventhost.errors import ConfigError
 from eventhost.journal import Journal
+from eventhost.journal.moment import time_ms
 
 _MEND: Final = (
-    'write "now", "beginning", an event\'s number, a time such as "2026-11-20T08:00:00Z", or "7d" for seven days ago'
+    'write "now", "beginning", an event\'s number, a time such as "2026-11-20T08:00:00Z" (without a zone it is the '
+    'host\'s own), or "7d" for seven days ago'
 )
 
 
@@ -49,15 +50,14 @@ def parse_start(tree: Tree) -> Start:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Start(seq=value)
     if isinstance(value, str):
+        if value.isascii() and value.isdigit():
+            return Start(seq=int(value))
         try:
             return Start(ago_s=seconds(value))
         except ValueError:
             pass
         try:
-            moment = datetime.fromisoformat(value)
+            return Start(at_ms=time_ms(value))
         except ValueError:
             pass
-        else:
-            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-            return Start(at_ms=int(moment.timestamp() * 1000))
     raise ConfigError([tree.problem("expected where to start", mend=_MEND)])
