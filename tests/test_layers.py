@@ -15,6 +15,7 @@ import eventhost
 PACKAGE = Path(eventhost.__file__).parent
 FLOORS = {
     "errors": -1,  # what every room stands on
+    "access": 0,
     "durations": 0,
     "event": 0,
     "wire": 0,

@@ -24,8 +24,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from eventhost.access import NOBODY, Access
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
-from eventhost.web.caller import NOBODY, Access, caller_of
+from eventhost.web.caller import caller_of
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 

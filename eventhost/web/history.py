@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from eventhost.config.durations import seconds
 from eventhost.journal import Entry, Journal
+from eventhost.journal.search import backwards
 from eventhost.web.stream import event_json
 
 MAX_EVENTS = 10_000
@@ -36,20 +37,16 @@ class Page:
 
 async def newest(journal: Journal, select: Select, limit: int) -> Page:
     """The last `limit` events that `select` picks."""
-    cursor = upto = journal.head
+    cursor = journal.head
     found: list[bytes] = []
     size = 0
-    while upto >= journal.first:
-        after = max(journal.first - 1, upto - _CHUNK)
-        for entry in reversed(select(await journal.read(after, upto - after))):
+    async for page in backwards(journal, cursor, journal.first - 1, step=_CHUNK):
+        for entry in select(page):
             text = event_json(entry)
             size += len(text)
             if len(found) == limit or (found and size > MAX_ANSWER_BYTES):
                 return Page(found[::-1], cursor)
             found.append(text)
-        upto = after
-        # Reading memory never suspends, and a rare type may mean reading all of it.
-        await anyio.lowlevel.checkpoint()
     return Page(found[::-1], cursor)
 
 

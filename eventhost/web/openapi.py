@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from eventhost import __version__
+from eventhost.access import Access
 from eventhost.web.answers import ErrorAnswer
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import Endpoint, get
 
 _REF: Final = "#/components/schemas/{name}"

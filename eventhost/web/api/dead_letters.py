@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from eventhost.access import Access
 from eventhost.rules.letters import in_full, in_short
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import get, post
 
 if TYPE_CHECKING:

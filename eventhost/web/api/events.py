@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from eventhost.access import Access
 from eventhost.bus import selector
 from eventhost.event import EnvEvent
 from eventhost.journal import Journal
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import get, post
 from eventhost.web.guard import over_control_socket
 from eventhost.web.history import MAX_EVENTS, following, newest, position

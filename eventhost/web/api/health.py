@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventhost import __version__
+from eventhost.access import Access
 from eventhost.web.answers import now
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import get
 
 if TYPE_CHECKING:

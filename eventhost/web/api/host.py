@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from eventhost import __version__
+from eventhost.access import Access
 from eventhost.bus import BusStatistics
 from eventhost.rules import RuleStatistics
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import get, post
 
 if TYPE_CHECKING:

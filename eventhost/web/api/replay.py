@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from eventhost.access import Access
 from eventhost.rules.again import Request as Wanted
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import post
 from eventhost.web.replay import ReplayStream
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.lowlevel
 import msgspec
 
-from eventhost.web.caller import Access
+from eventhost.access import Access
 from eventhost.web.endpoint import get
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from eventhost.access import Access
 from eventhost.sources import SourceStatus
-from eventhost.web.caller import Access
 from eventhost.web.endpoint import get, post
 
 if TYPE_CHECKING:
