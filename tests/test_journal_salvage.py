@@ -511,6 +511,20 @@ def test_whatever_is_damaged_what_comes_out_is_true_and_the_rest_is_told(
     anyio.run(main)
 
 
+@pytest.mark.parametrize("state", ["closed", "killed"])
+def test_whichever_page_is_lost_the_journal_opens_and_tells_it(state: str, filled: Filled) -> None:
+    async def main() -> None:
+        for page in range(len(filled[state]["journal.db"]) // PAGE):
+            files = dict(filled[state])
+            damage(files, "zero page", "journal.db", page * PAGE / len(files["journal.db"]), 0)
+            with TemporaryDirectory() as folder:
+                path = lay(files, Path(folder))
+                count = COUNT if state == "closed" else COUNT + 90
+                await true_and_told(path, count, undamaged(filled[state], files))
+
+    anyio.run(main)
+
+
 # --- what it rests on -----------------------------------------------------------------------------------------------
 
 

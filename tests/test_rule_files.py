@@ -259,7 +259,7 @@ async def test_a_running_host_takes_up_rule_files_as_they_are_saved(rules: Rules
         rules.write("rules/door.jsonc", "[")
         (rules.root / "rules" / "new.jsonc").unlink()
         await until(lambda: matched() == {"door": 1, "light": 1})
-        assert list(host.rule_set.broken) == ["rules/door.jsonc"]
+        await until(lambda: list(host.rule_set.broken) == ["rules/door.jsonc"])
         await host.publish_event({"type": "door.opened"})
         await until(lambda: matched() == {"door": 2, "light": 1})
         tasks.cancel_scope.cancel()

@@ -27,8 +27,8 @@ async def open_journal(path: Path, durability: Durability = "full") -> tuple[Sql
     """
     lock = await anyio.to_thread.run_sync(Lock, path)
     try:
-        loss = await anyio.to_thread.run_sync(_mend, path, lock)
         try:
+            loss = await anyio.to_thread.run_sync(_mend, path, lock)
             return SqliteJournal(path, lock, durability), loss
         except sqlite3.Error as error:
             if not is_damage(error):
