@@ -65,7 +65,7 @@ from eventhost.rules import (
 )
 from eventhost.rules.again import Again, Request, chosen, told
 from eventhost.rules.explain import Explanation, explain
-from eventhost.rules.letters import only
+from eventhost.rules.letters import Handled, Several, handle, only
 from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first
 from eventhost.tools import McpManager
 
@@ -476,6 +476,17 @@ class ServerEnvironment:
         letter = await self.dead_letter(number)
         await self.bus.journal.save(Change(buried=[number]))
         return letter
+
+    async def retry_dead_letters(self, several: Several) -> Handled:
+        """`retry_dead_letter` for many; one that fails again meanwhile is not tried a second time."""
+        return await handle(several, self.bus.journal, self.retry_dead_letter, self.retrying)
+
+    async def discard_dead_letters(self, several: Several) -> Handled:
+        """`discard_dead_letter` for many."""
+        handled = await handle(several, self.bus.journal, self.dead_letter, self.retrying)
+        if handled.dead_letters:
+            await self.bus.journal.save(Change(buried=[letter["id"] for letter in handled.dead_letters]))
+        return handled
 
     def _usable(self, name: str) -> EventMcpClient:
         if name in self.config.broken and name not in self._sources.get_clients():

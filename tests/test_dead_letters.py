@@ -18,13 +18,15 @@ from eventhost import ServerEnvironment
 from eventhost.actions import Hands
 from eventhost.actions.step import Retry
 from eventhost.bus import EnvEventBus
+from eventhost.cli import dead_letter as dead_letter_command
 from eventhost.cli.app import app
 from eventhost.config.tree import Tree
 from eventhost.errors import ConfigError, ConnectionLost, EventhostError, HostRunning, NotFound
 from eventhost.event import EnvEvent
 from eventhost.journal import Change, DeadLetter, Journal, MemoryJournal, Position, open_journal
 from eventhost.rules import Limits, Rule, RuleEngine, parse_rules
-from eventhost.rules.letters import in_full, in_short
+from eventhost.rules import letters as letters_room
+from eventhost.rules.letters import Several, handle, in_full, in_short
 from eventhost.web.app import create_app
 from eventhost.web.guard import Guard
 
@@ -436,7 +438,120 @@ async def test_over_http_they_are_listed_shown_retried_and_discarded(root: Path)
             assert (await http.get("/dead-letters/first")).status_code == 404
 
 
+@pytest.mark.anyio
+async def test_over_http_several_are_retried_or_discarded_at_once(root: Path) -> None:
+    async with ServerEnvironment.from_path(root) as env:
+        for event_type in ("door.opened", "door.closed", "gate.opened", "gate.closed"):
+            await env.publish_event({"type": event_type})
+        await letters_of(env, lambda found: len(found) == 4)
+        doors = [letter.id for letter in await env.dead_letters("copy")]
+        gates = [letter.id for letter in await env.dead_letters("never")]
+        transport = httpx2.ASGITransport(app=Guard(create_app(env), port=8001))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001") as http:
+
+            async def post(verb: str, body: Any) -> tuple[int, Any]:
+                answer = await http.post(f"/dead-letters/{verb}", json=body)
+                return answer.status_code, answer.json()
+
+            status, said = await post("discard", {"ids": [gates[0], 99, gates[0]]})
+            assert (status, [letter["id"] for letter in said["dead_letters"]]) == (200, [gates[0]])
+            assert [refused["id"] for refused in said["refused"]] == [99]
+            assert "there is no dead letter 99" in said["refused"][0]["error"]
+            assert (said["left"], said["more"]) == ([], False)
+            assert (await post("discard", {"ids": []}))[1]["dead_letters"] == []
+            (root / "there").write_text("mended")
+            status, said = await post("retry", {"rule": "copy"})
+            assert (status, [letter["id"] for letter in said["dead_letters"]]) == (202, doors)
+            assert [letter.id for letter in await letters_of(env, lambda found: len(found) == 1)] == [gates[1]]
+            status, said = await post("retry", {})
+            assert [letter["id"] for letter in said["dead_letters"]] == [gates[1]]
+            (again,) = await letters_of(env, lambda found: bool(found) and found[0].id > gates[1])
+            status, said = await post("discard", {})
+            assert [letter["id"] for letter in said["dead_letters"]] == [again.id]
+            assert await env.dead_letters() == []
+            for wrong in (
+                {"rule": "copy", "ids": [1]},
+                {"rules": "copy"},
+                {"ids": [0]},
+                {"ids": [1] * 1001},
+                [1],
+                None,
+            ):
+                assert (await post("discard", wrong))[0] == 400, wrong
+
+
+@pytest.mark.anyio
+async def test_one_that_fails_again_at_once_is_not_tried_a_second_time(tmp_path: Path) -> None:
+    async with hosting(tmp_path, call()) as host:
+        letters = await host.failed(1, 2, 3)
+        host.far.broken = True
+
+        async def retry(number: int) -> DeadLetter:
+            letter = next(letter for letter in letters if letter.id == number)
+            await host.engine.retry(letter)
+            await host.settled()
+            return letter
+
+        handled = await handle(Several(rule="a"), host.bus.journal, retry, host.engine.retrying)
+        assert [letter["id"] for letter in handled.dead_letters] == [letter.id for letter in letters]
+        assert host.far.calls == [1, 2, 3]
+        assert [letter.id for letter in await host.settled()] == [4, 5, 6]
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_many_is_told_in_time_which_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters_room, "WITHIN_S", 0.05)
+    async with hosting(tmp_path, call()) as host:
+        one, two, three = await host.failed(1, 2, 3)
+
+        async def act(number: int) -> DeadLetter:
+            if number == two.id:
+                await anyio.sleep_forever()
+            return one
+
+        handled = await handle(Several(), host.bus.journal, act, host.engine.retrying)
+        assert [letter["id"] for letter in handled.dead_letters] == [one.id]
+        assert (handled.left, handled.more) == ([two.id, three.id], False)
+
+
+@pytest.mark.anyio
+async def test_of_more_than_are_done_at_once_the_oldest_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letters_room, "AT_ONCE", 3)
+    monkeypatch.setattr(letters_room, "_PAGE", 2)
+    journal = MemoryJournal()
+    await journal.save(Change(dead=[letter("ab"[n % 2], n) for n in range(1, 9)]))
+    assert await Several().numbers(journal) == ([1, 2, 3], True)
+    assert await Several(rule="a").numbers(journal) == ([2, 4, 6], True)
+    assert await Several(rule="c").numbers(journal) == ([], False)
+    await journal.save(Change(buried=[1, 3, 5]))
+    assert await Several(rule="b").numbers(journal) == ([7], False)
+
+
 # The command line
+
+
+def test_the_command_line_asks_for_many_at_once_and_goes_on_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letter_command, "_AT_ONCE", 3)
+    asked: list[tuple[str, list[int]]] = []
+
+    class Slow:
+        """A host that comes to two of those that it is asked for."""
+
+        def get(self, path: str, **query: Any) -> Any:
+            return {"dead_letters": [{"id": n} for n in range(1, 8) if n > query["after"]][:2]}
+
+        def post(self, path: str, body: Any) -> Any:
+            asked.append((path, body["ids"]))
+            done = [{"id": n, "rule": "a", "seq": n, "type": "t"} for n in body["ids"][:2]]
+            return {"dead_letters": done, "refused": [], "left": body["ids"][2:], "more": False}
+
+    monkeypatch.setattr(dead_letter_command, "connect", lambda env: Slow())
+    result = cli("dead-letter", "retry", "--all")
+    assert result.exit_code == 0, result.output
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [f"retrying {n}" for n in range(1, 8)]
+    assert asked == [("/dead-letters/retry", ids) for ids in ([1, 2, 3], [3, 4, 5], [5, 6, 7], [7])]
 
 
 def cli(*arguments: str | Path | int) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,7 +13,7 @@ import typer
 from eventhost.cli.control import Host
 from eventhost.cli.show import JsonOption, clock, print_json, print_rows, printable, styled
 from eventhost.cli.target import EnvOption, connect, folder, is_url
-from eventhost.errors import ConnectionLost, EventhostError
+from eventhost.errors import ConnectionLost
 
 app = typer.Typer(no_args_is_help=True, help="See what failed for good; try it once more, or discard it.")
 
@@ -25,8 +25,12 @@ AllOption = Annotated[bool, typer.Option("--all", help="All there are.")]
 
 _COLUMNS: Final = ("id", "given up", "rule", "action", "attempts", "event", "type", "error")
 _PAGE: Final = 200
+_AT_ONCE: Final = 200
+"""Dead letters that a host is asked about at once; it takes 1,000 at most."""
 
 Letter = Mapping[str, Any]
+_Batch = tuple[Sequence[Letter], Sequence[str]]
+"""Letters to which it was done, and what was said of those to which it cannot be."""
 
 
 @app.command("list")
@@ -106,8 +110,7 @@ def retry(
     """
     _check(numbers, rule, everything)
     host = connect(env)
-    chosen = numbers or [letter["id"] for letter in _pages(host, rule)]
-    _act(chosen, lambda number: host.post(f"/dead-letters/{number}/retry"), "retrying", as_json)
+    _tell(_have(host, "retry", numbers, rule), "retrying", as_json)
 
 
 @app.command()
@@ -122,14 +125,14 @@ def discard(
     _check(numbers, rule, everything)
 
     def by_host(host: Host) -> None:
-        chosen = numbers or [letter["id"] for letter in _pages(host, rule)]
-        _act(chosen, lambda number: host.post(f"/dead-letters/{number}/discard"), "discarded", as_json)
+        _tell(_have(host, "discard", numbers, rule), "discarded", as_json)
 
     def in_file(root: Path) -> None:
         letters = {letter["id"]: letter for letter in _from_file(root, rule)}
         chosen = list(dict.fromkeys(numbers or letters))
-        _bury(root, [number for number in chosen if number in letters])
-        _act(chosen, lambda number: _found(letters, number), "discarded", as_json)
+        found = [letters[number] for number in chosen if number in letters]
+        _bury(root, [letter["id"] for letter in found])
+        _tell([(found, [_missing(number) for number in chosen if number not in letters])], "discarded", as_json)
 
     _read(env, by_host, in_file)
 
@@ -139,21 +142,27 @@ def _check(numbers: Sequence[int] | None, rule: str | None, everything: bool) ->
         raise typer.BadParameter("say which: some IDs, or --rule NAME, or --all")
 
 
-def _act(numbers: Sequence[int], act: Callable[[int], Letter], done: str, as_json: bool) -> None:
-    """Do it to each, tell of each, and of those that it cannot be done to at the end."""
+def _have(host: Host, verb: str, numbers: Sequence[int] | None, rule: str | None) -> Iterator[_Batch]:
+    """Have the host do it to these, or to all that there are now: some at once, so that each is told soon."""
+    waiting = list(numbers or [letter["id"] for letter in _pages(host, rule)])
+    while waiting:
+        chosen, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+        answer = host.post(f"/dead-letters/{verb}", {"ids": chosen})
+        waiting = answer["left"] + waiting
+        yield answer["dead_letters"], [refused["error"] for refused in answer["refused"]]
+
+
+def _tell(batches: Iterable[_Batch], done: str, as_json: bool) -> None:
+    """Tell of each to which it was done, and at the end of those to which it cannot be."""
     letters: list[Letter] = []
     refused: Counter[str] = Counter()
     try:
-        for number in numbers:
-            try:
-                letter = act(number)
-            except ConnectionLost:
-                raise
-            except EventhostError as error:
-                refused[str(error)] += 1
+        for batch, errors in batches:
+            letters += batch
+            refused.update(errors)
+            if as_json:
                 continue
-            letters.append(letter)
-            if not as_json:
+            for letter in batch:
                 event = f"event {letter['seq']}, {letter['type']}"
                 print(f"{done} {letter['id']}: {printable(letter['rule'])}, {printable(event)}", flush=True)
     finally:
@@ -163,7 +172,7 @@ def _act(numbers: Sequence[int], act: Callable[[int], Letter], done: str, as_jso
         print(f"eventhost: {printable(message)}" + (f" ({count} times)" if count > 1 else ""), file=sys.stderr)
     if refused:
         raise typer.Exit(1)
-    if not numbers:
+    if not letters:
         print("eventhost: there are no dead letters", file=sys.stderr)
 
 
@@ -230,9 +239,5 @@ def _bury(root: Path, numbers: Sequence[int]) -> None:
     anyio.run(write)
 
 
-def _found(letters: Mapping[int, Letter], number: int) -> Letter:
-    from eventhost.errors import NotFound
-
-    if number not in letters:
-        raise NotFound(f"there is no dead letter {number}; `eventhost dead-letter list` shows what there is")
-    return letters[number]
+def _missing(number: int) -> str:
+    return f"there is no dead letter {number}; `eventhost dead-letter list` shows what there is"

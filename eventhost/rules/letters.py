@@ -2,15 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Container, Sequence
+from typing import Annotated, Any, Final
 
+import anyio
 import msgspec
 
-from eventhost.errors import NotFound
+from eventhost.errors import ConfigError, NotFound
 from eventhost.event import event_name
-from eventhost.journal import DeadLetter
+from eventhost.journal import DeadLetter, Journal
 from eventhost.rules.trace import entries_of
+
+AT_ONCE: Final = 1_000
+"""So many dead letters something is done to at once."""
+
+WITHIN_S: Final = 20.0
+"""Who has something done to many is answered after this long, however many are left."""
+
+_PAGE: Final = 50
+"""Letters that are read at once, each with its events."""
+
+Ids = Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]], msgspec.Meta(max_length=AT_ONCE)]
+
+
+class Several(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which dead letters are meant: those with these `ids`, or the oldest of a `rule`, or, of neither, of all.
+
+    1,000 at most.
+    """
+
+    rule: str | None = None
+    ids: Ids | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule is not None and self.ids is not None:
+            raise ValueError("expected rule or ids, got both")
+
+    async def numbers(self, journal: Journal) -> tuple[list[int], bool]:
+        """The ids, as of now, and whether there are more."""
+        if self.ids is not None:
+            return list(dict.fromkeys(self.ids)), False
+        found: list[int] = []
+        while len(found) <= AT_ONCE:
+            page = await journal.dead_letters(self.rule, found[-1] if found else 0, _PAGE)
+            if not page:
+                break
+            found += [letter.id for letter in page]
+        return found[:AT_ONCE], len(found) > AT_ONCE
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A dead letter that it could not be done to, and why."""
+
+    id: int
+    error: str
+
+
+class Handled(msgspec.Struct, frozen=True):
+    """To which dead letters it was done; `left` are the ids of those that were not come to in time.
+
+    `more`: the rule has others besides, or there are others; what fails anew is among them in the end.
+    """
+
+    dead_letters: list[dict[str, Any]]
+    refused: list[Refused]
+    left: list[int]
+    more: bool
+
+
+async def handle(
+    several: Several,
+    journal: Journal,
+    act: Callable[[int], Awaitable[DeadLetter]],
+    retrying: Callable[[], Container[int]],
+) -> Handled:
+    """Do it to one dead letter after the other; what is refused stops none of the others."""
+    numbers, more = await several.numbers(journal)
+    done: list[dict[str, Any]] = []
+    refused: list[Refused] = []
+    with anyio.move_on_after(WITHIN_S):
+        for number in numbers:
+            try:
+                done.append(in_short(await act(number)))
+            except (NotFound, ConfigError) as error:
+                refused.append(Refused(number, str(error)))
+    now = retrying()
+    for letter in done:
+        letter["retrying"] = letter["id"] in now
+    return Handled(done, refused, numbers[len(done) + len(refused) :], more)
 
 
 def in_short(letter: DeadLetter, retrying: Container[int] = ()) -> dict[str, Any]:
@@ -31,7 +110,7 @@ def in_short(letter: DeadLetter, retrying: Container[int] = ()) -> dict[str, Any
 
 def in_full(letter: DeadLetter, retrying: Container[int] = ()) -> dict[str, Any]:
     """A dead letter with all its events, oldest first: each `{seq, at_ms, event}`."""
-    return {**in_short(letter, retrying), "entries": msgspec.to_builtins(entries_of(letter))}
+    return {**in_short(letter, retrying), "entries": msgspec.json.decode(letter.entries)}
 
 
 def only(found: Sequence[DeadLetter], number: int) -> DeadLetter:

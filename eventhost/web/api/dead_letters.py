@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from eventhost.access import Access
-from eventhost.rules.letters import in_full, in_short
+from eventhost.rules.letters import Handled, Several, in_full, in_short
 from eventhost.web.endpoint import get, post
 
 if TYPE_CHECKING:
@@ -61,3 +61,13 @@ class DeadLetters:
         """Forget a dead letter."""
         letter = await self._environment.discard_dead_letter(number)
         return in_short(letter, self._environment.retrying())
+
+    @post("/dead-letters/retry", Access.ADMIN, status=202)
+    async def retry_several(self, body: Several) -> Handled:
+        """Do the runs of several dead letters once more; answered when they have begun or wait, or after 20 s."""
+        return await self._environment.retry_dead_letters(body)
+
+    @post("/dead-letters/discard", Access.ADMIN)
+    async def discard_several(self, body: Several) -> Handled:
+        """Forget several dead letters."""
+        return await self._environment.discard_dead_letters(body)
