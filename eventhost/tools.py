@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import sha256
 from typing import Any, TypeVar
 
 import anyio
 import structlog
-from mcp_types import CallToolResult, GetPromptResult, Prompt, ReadResourceResult, Resource, Tool
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolResult,
+    GetPromptResult,
+    Prompt,
+    ReadResourceResult,
+    Resource,
+    Tool,
+)
 
 from eventhost.config import ServerConfig
-from eventhost.connections import NO_ANSWER, Connection, ConnectionPool, EventSourceStatus, Link, list_all
-from eventhost.errors import ConnectionLost, NotFound
+from eventhost.connections import NO_ANSWER, Connection, ConnectionPool, EventSourceStatus, Link, list_all, refusal
+from eventhost.errors import ActionError, ConnectionLost, NotFound
 
 log = structlog.get_logger()
 
@@ -26,6 +36,18 @@ MAX_NAME_LENGTH = 64
 CONNECT_TIMEOUT_S = 30.0
 LIST_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 60.0
+
+_NEVER = (METHOD_NOT_FOUND, INVALID_PARAMS)
+"""What a server answers to a call that it will not take the next time either."""
+
+
+class _Wait(Enum):
+    """For which servers is waited."""
+
+    NOBODY = 0
+    CONNECTING = 1
+    RESTARTING = 2
+    """For those that connect, and for those that are about to be started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +110,15 @@ class McpManager:
         await self._pool.remove(name)
         del self._clients[name]
 
-    async def get_tools(self) -> list[HostedTool]:
-        """The tools of all servers that can be reached, under their public names."""
-        listed = [(listing, name) for name, listing in (await self._list_all()).items()]
+    async def get_tools(self, wanted: Sequence[str] = ()) -> list[HostedTool]:
+        """The tools of all servers that are there, under their public names.
+
+        `wanted` are public names, or globs of them: for a server that one begins with (`todo__*`) is waited while it
+        connects, for no other.
+        """
+        literals = [re.split(r"[*?\[]", glob, maxsplit=1)[0] for glob in wanted]
+        awaited = {server for literal in literals for server in self._named_in(literal)}
+        listed = [(listing, name) for name, listing in (await self._list_all(awaited)).items()]
         names = public_names([(server, tool.name) for listing, server in listed for tool in listing.tools])
         return [
             HostedTool(names[server, tool.name], server, tool) for listing, server in listed for tool in listing.tools
@@ -103,6 +131,8 @@ class McpManager:
 
         Raises:
             NotFound: there is no such tool; the text says what there is.
+            ActionError: its server answered with an error; not to be retried if it does not know the tool, or does not
+                take such arguments.
             ConnectionLost: its server cannot be reached, or did not answer within `timeout_s`.
         """
         tool = await self._find(name)
@@ -115,10 +145,12 @@ class McpManager:
         except NO_ANSWER as error:
             if link.ended.is_set():
                 raise ConnectionLost(f"{tool.server} ended while {name} was running: {link.reason}") from error
+            if (answer := refusal(error)) is not None:
+                raise ActionError(f"{name}: {answer.message}", retry=answer.code not in _NEVER) from error
             raise ConnectionLost(f"{name}: {error}") from error
 
     async def get_resources(self) -> list[HostedResource]:
-        """The resources of all servers that can be reached."""
+        """The resources of all servers that are there."""
         return [
             HostedResource(server, resource)
             for server, listing in (await self._list_all()).items()
@@ -132,18 +164,21 @@ class McpManager:
             NotFound: no server lists it.
             ConnectionLost: its server cannot be reached, or refused.
         """
-        for hosted in await self.get_resources():
-            if str(hosted.resource.uri) == uri and server in (None, hosted.server):
-                server = hosted.server
-                break
+        if server is None:
+            listings = await self._list_these(dict.fromkeys(self._pool.connections, _Wait.CONNECTING))
+            having = (name for name in listings if any(str(each.uri) == uri for each in listings[name].resources))
+            server = next(having, None)
         if server is None:
             raise NotFound(f"no server lists the resource {uri}")
         link = await self._link(self._connection(server))
         return await _answer(link.client.read_resource(uri), uri)
 
     async def get_prompts(self) -> list[HostedPrompt]:
-        """The prompts of all servers that can be reached, under their public names."""
-        listings = await self._list_all()
+        """The prompts of all servers that are there, under their public names."""
+        return await self._prompts(())
+
+    async def _prompts(self, awaited: Iterable[str]) -> list[HostedPrompt]:
+        listings = await self._list_all(awaited)
         names = public_names(
             [(server, prompt.name) for server, listing in listings.items() for prompt in listing.prompts]
         )
@@ -160,7 +195,7 @@ class McpManager:
             NotFound: there is no such prompt.
             ConnectionLost: its server cannot be reached, or refused.
         """
-        prompts = await self.get_prompts()
+        prompts = await self._prompts(self._named_in(name))
         for hosted in prompts:
             if hosted.name == name:
                 link = await self._link(self._connection(hosted.server))
@@ -169,9 +204,9 @@ class McpManager:
 
     async def _find(self, name: str) -> HostedTool:
         """The tool with this public name; asks first the servers whose names it begins with."""
-        near = [server for server in self._pool.connections if name.startswith(f"{_clean(server)}__")]
-        for servers, patient in ((near, True), (list(self._pool.connections), False)):
-            listings = await self._list_these(servers, patient=patient)
+        near = self._named_in(name)
+        for servers, wait in ((near, _Wait.RESTARTING), (list(self._pool.connections), _Wait.CONNECTING)):
+            listings = await self._list_these(dict.fromkeys(servers, wait))
             names = public_names([(server, tool.name) for server in listings for tool in listings[server].tools])
             for server, listing in listings.items():
                 for tool in listing.tools:
@@ -186,19 +221,22 @@ class McpManager:
         known = sorted(tool.name for tool in await self.get_tools())
         raise NotFound(f"no tool is called {name!r}; there are: {', '.join(known) or 'none'}")
 
-    async def _list_all(self) -> dict[str, _Listing]:
-        return await self._list_these(list(self._pool.connections), patient=False)
+    def _named_in(self, name: str) -> list[str]:
+        """The servers that a public name begins with."""
+        return [server for server in self._pool.connections if name.startswith(f"{_clean(server)}__")]
 
-    async def _list_these(self, servers: list[str], *, patient: bool) -> dict[str, _Listing]:
-        """What each of these servers offers; one that cannot be reached is left out.
+    async def _list_all(self, awaited: Iterable[str] = ()) -> dict[str, _Listing]:
+        """What is there, and what is `awaited` while it connects."""
+        waits = dict.fromkeys(self._pool.connections, _Wait.NOBODY)
+        return await self._list_these(waits | dict.fromkeys(awaited, _Wait.CONNECTING))
 
-        Waiting for one that is about to be started again takes patience.
-        """
+    async def _list_these(self, servers: Mapping[str, _Wait]) -> dict[str, _Listing]:
+        """What each of these servers offers; one that cannot be reached is left out."""
         listings: dict[str, _Listing] = {}
 
         async def list_one(server: str) -> None:
             try:
-                listings[server] = await self._list(server, patient)
+                listings[server] = await self._list(server, servers[server])
             except ConnectionLost:
                 self._listings.pop(server, None)
 
@@ -207,9 +245,9 @@ class McpManager:
                 tasks.start_soon(list_one, server)
         return {server: listings[server] for server in servers if server in listings}
 
-    async def _list(self, server: str, patient: bool) -> _Listing:
+    async def _list(self, server: str, wait: _Wait) -> _Listing:
         connection = self._connection(server)
-        link = await self._link(connection, patient=patient)
+        link = await self._link(connection, wait)
         known = self._listings.get(server)
         if known is not None and known.link is link and known.list_changes == connection.list_changes:
             return known
@@ -224,14 +262,16 @@ class McpManager:
         self._listings[server] = listing
         return listing
 
-    async def _link(self, connection: Connection, *, patient: bool = True) -> Link:
+    async def _link(self, connection: Connection, wait: _Wait = _Wait.RESTARTING) -> Link:
         config = self._clients.get(connection.config.name)
         if config is not None and config.enabled and not config.auto_start:
             self._pool.start(connection)
         hopeless = {EventSourceStatus.STOPPED, EventSourceStatus.ERROR}
-        if connection.status in (hopeless if patient else hopeless | {EventSourceStatus.BACKOFF}):
+        if wait is not _Wait.RESTARTING:
+            hopeless.add(EventSourceStatus.BACKOFF)
+        if connection.status in hopeless:
             raise ConnectionLost(f"{connection.config.name} is {connection.status}")
-        return await connection.connected(CONNECT_TIMEOUT_S)
+        return await connection.connected(0 if wait is _Wait.NOBODY else CONNECT_TIMEOUT_S)
 
     def _connection(self, server: str) -> Connection:
         if server not in self._pool.connections:

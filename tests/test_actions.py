@@ -603,7 +603,15 @@ async def test_a_tool_without_arguments_gets_none(host: Host) -> None:
     assert host.calls == [("a__b", {})]
 
 
-@pytest.mark.parametrize(("error", "retry"), [(ConnectionLost("gone"), True), (NotFound("no such tool"), False)])
+@pytest.mark.parametrize(
+    ("error", "retry"),
+    [
+        (ConnectionLost("gone"), True),
+        (NotFound("no such tool"), False),
+        (ActionError("busy"), True),
+        (ActionError("unknown tool", retry=False), False),
+    ],
+)
 async def test_a_tool_that_cannot_be_called(host: Host, error: Exception, retry: bool) -> None:
     def answer() -> Any:
         raise error

@@ -69,7 +69,7 @@ class Host:
             raise self.publish_error
         self.published.append(event)
 
-    async def list_tools(self) -> Sequence[Any]:
+    async def list_tools(self, wanted: Sequence[str]) -> Sequence[Any]:
         self.listed += 1
         any_object = {"type": "object"}
         return [

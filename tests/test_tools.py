@@ -20,8 +20,8 @@ from eventhost import tools as tools_room
 from eventhost.config import ServerConfig, ServerKind
 from eventhost.connections import EventSourceStatus
 from eventhost.connections import connection as connection_room
-from eventhost.errors import ConnectionLost, NotFound
-from eventhost.tools import public_names
+from eventhost.errors import ActionError, ConnectionLost, NotFound
+from eventhost.tools import HostedTool, public_names
 
 RUNNING, STOPPED = EventSourceStatus.RUNNING, EventSourceStatus.STOPPED
 
@@ -58,9 +58,18 @@ def text_of(result: Any) -> str:
     return str(result.content[0].text)
 
 
-async def names(host: Hosting) -> list[str]:
+async def tools_of(host: Hosting) -> list[HostedTool]:
+    """The tools of all servers, each of which is asked for by its name."""
     with anyio.fail_after(LIMIT_S):
-        return [tool.name for tool in await host.tools.get_tools()]
+        return await host.tools.get_tools([f"{public_name(server)}__*" for server in host.pool.connections])
+
+
+async def names(host: Hosting) -> list[str]:
+    return [tool.name for tool in await tools_of(host)]
+
+
+def public_name(server: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", server)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -130,11 +139,40 @@ async def test_a_tools_own_failure_is_a_result(host: Hosting) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_call_that_the_server_refuses_is_an_error(host: Hosting) -> None:
+async def test_a_call_that_the_server_refuses_is_an_error_and_no_lost_connection(host: Hosting) -> None:
     load(host, host.tiny("todo", TODO))
-    with pytest.raises(ConnectionLost, match=r"todo__add: .*unexpected keyword argument 'colour'"):
+    with pytest.raises(ActionError, match=r"todo__add: .*unexpected keyword argument 'colour'") as refused:
         await host.tools.execute_tool("todo__add", {"colour": "red"})
+    assert refused.value.retry
     assert text_of(await host.tools.execute_tool("todo__add", {"title": "x"})) == "1"
+    assert host.pool.connections["todo"].restarts == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("code", "message", "again"),
+    [
+        (-32601, "no such method", False),
+        (-32602, "Unknown tool: add", False),
+        (-32603, "internal error", True),
+        (-32600, "not now", True),
+        (-32000, "busy", True),
+        (42, "the list is full", True),
+    ],
+)
+async def test_what_a_server_will_never_take_is_not_tried_again(
+    host: Hosting, code: int, message: str, again: bool
+) -> None:
+    body = f"""
+    TOOLS["add"] = lambda title: 1 / 0
+    said = say
+    def say(error=None, **message):
+        said(**message, **({{"error": {{"code": {code}, "message": {message!r}}}}} if error else {{}}))
+    """
+    load(host, host.tiny("todo", body))
+    with pytest.raises(ActionError, match=f"todo__add: {message}") as refused:
+        await host.tools.execute_tool("todo__add", {"title": "x"})
+    assert refused.value.retry is again
 
 
 @pytest.mark.anyio
@@ -154,7 +192,7 @@ async def test_long_and_colliding_names_can_be_called(host: Hosting) -> None:
     for name in ("a b", "a_b", "a.b", "x" * 80): echo(name)
     """
     load(host, host.tiny("my", body), host.tiny("a" * 60, "TOOLS['long'] = lambda: text('long')"))
-    tools = await host.tools.get_tools()
+    tools = await tools_of(host)
     assert len({tool.name for tool in tools}) == 5
     for tool in tools:
         assert text_of(await host.tools.execute_tool(tool.name)) == tool.tool.name
@@ -168,7 +206,7 @@ async def test_a_tool_that_a_server_lists_twice_is_offered_once(host: Hosting) -
     TOOLS["add"] = lambda: text("added")
     """
     load(host, host.tiny("todo", body))
-    [tool] = await host.tools.get_tools()
+    [tool] = await tools_of(host)
     assert (tool.name, tool.tool.description) == ("todo__add", "first")
     assert text_of(await host.tools.execute_tool("todo__add")) == "added"
 
@@ -299,6 +337,46 @@ async def test_a_server_that_hangs_delays_nobodys_call(host: Hosting, monkeypatc
 
 
 @pytest.mark.anyio
+async def test_who_asks_for_what_there_is_does_not_wait_for_a_server_that_connects(
+    host: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools_room, "CONNECT_TIMEOUT_S", 10 * LIMIT_S)
+    slow = f"""
+    TOOLS["add"] = lambda title: text(title)
+    first = initialize
+    def initialize(message):
+        while not os.path.exists({str(host.root / "go")!r}): time.sleep(0.005)
+        first(message)
+    """
+    load(host, host.tiny("slow", slow), host.tiny("todo", TODO))
+    await host.becomes("todo", RUNNING)
+    with anyio.fail_after(LIMIT_S):
+        assert {tool.server for tool in await host.tools.get_tools()} == {"todo"}
+        assert {tool.server for tool in await host.tools.get_tools(["todo__*", "*", "slo*"])} == {"todo"}
+        assert await host.tools.get_resources() == []
+        assert await host.tools.get_prompts() == []
+        async with anyio.create_task_group() as tasks:
+            found: list[HostedTool] = []
+
+            async def ask() -> None:
+                found.extend(await host.tools.get_tools(["slow__add"]))
+
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            assert found == []
+            (host.root / "go").touch()
+        assert {tool.server for tool in found} == {"slow", "todo"}
+
+
+@pytest.mark.anyio
+async def test_to_ask_what_there_is_starts_a_client_that_does_not_start_by_itself(host: Hosting) -> None:
+    load(host, host.tiny("lazy", TODO, auto_start=False))
+    assert await host.tools.get_tools() == []
+    await host.becomes("lazy", RUNNING)
+    assert {tool.server for tool in await host.tools.get_tools()} == {"lazy"}
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     "listing",
     ['{"tools": [{"name": 5}]}', '{"tools": 5}', "{}", "1 / 0", "None"],
@@ -377,6 +455,8 @@ def library(host: Hosting, name: str) -> ServerConfig:
 @pytest.mark.anyio
 async def test_resources_of_all_servers_are_listed_and_read(host: Hosting) -> None:
     load(host, library(host, "one"), library(host, "two"), host.tiny("todo", TODO))
+    for name in ("one", "two"):
+        await host.becomes(name, RUNNING)
     resources = await host.tools.get_resources()
     assert [(hosted.server, str(hosted.resource.uri)) for hosted in resources] == [
         ("one", "memo://shared"),
@@ -403,9 +483,10 @@ async def test_resources_of_all_servers_are_listed_and_read(host: Hosting) -> No
 @pytest.mark.anyio
 async def test_prompts_of_all_servers_are_listed_and_filled_in(host: Hosting) -> None:
     load(host, library(host, "one"), library(host, "two"))
-    assert [prompt.name for prompt in await host.tools.get_prompts()] == ["one__greet", "two__greet"]
     result = await host.tools.get_prompt("two__greet", {"who": "Ada"})
     assert result.messages[0].content.text == "Hello Ada"  # type: ignore[union-attr]
+    await host.becomes("one", RUNNING)
+    assert [prompt.name for prompt in await host.tools.get_prompts()] == ["one__greet", "two__greet"]
     with pytest.raises(NotFound, match="no prompt is called 'three__greet'; there are: one__greet, two__greet"):
         await host.tools.get_prompt("three__greet")
 

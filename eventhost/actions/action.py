@@ -46,7 +46,7 @@ class CallTool(Protocol):
     def __call__(self, name: str, arguments: Mapping[str, Any], /, *, timeout_s: float) -> Awaitable[Any]: ...
 
 
-async def _no_tools() -> Sequence[HostedTool]:
+async def _no_tools(wanted: Sequence[str]) -> Sequence[HostedTool]:
     return ()
 
 
@@ -66,7 +66,7 @@ class Hands:
     """All the variables that a program gets."""
     resolve_secret: Callable[[str], str]
     """Gives the text that `${env:NAME}` or `${file:path}` stands for, or raises ConfigError; never kept."""
-    list_tools: Callable[[], Awaitable[Sequence[HostedTool]]] = _no_tools
+    list_tools: Callable[[Sequence[str]], Awaitable[Sequence[HostedTool]]] = _no_tools
     """`McpManager.get_tools`."""
     functions: Functions = field(init=False)
 

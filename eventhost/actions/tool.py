@@ -63,6 +63,8 @@ class ToolAction:
             raise ActionError(f"{self.name} did not answer within {self.timeout_s:g} s") from None
         except ConnectionLost as error:
             raise ActionError(secrets.hide(str(error))) from None
+        except ActionError as error:
+            raise ActionError(secrets.hide(str(error))[:_MAX_REASON], retry=error.retry) from None
         except EventhostError as error:
             raise ActionError(secrets.hide(str(error)), retry=False) from None
         if getattr(result, "is_error", False):

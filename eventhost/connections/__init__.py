@@ -2,7 +2,7 @@
 
 from eventhost.connections.connection import Connection
 from eventhost.connections.inbound import Batch, Received, Receiver
-from eventhost.connections.link import NO_ANSWER, Link, Surroundings, list_all, minimal_environment
+from eventhost.connections.link import NO_ANSWER, Link, Surroundings, list_all, minimal_environment, refusal
 from eventhost.connections.pool import ConnectionPool
 from eventhost.connections.process import Child, Guardian, child, memory_bytes
 from eventhost.connections.sourcelog import SourceLog
@@ -25,4 +25,5 @@ __all__ = [
     "list_all",
     "memory_bytes",
     "minimal_environment",
+    "refusal",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 from mcp import Client, MCPError
-from mcp_types import Implementation, ServerCapabilities
+from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, ErrorData, Implementation, ServerCapabilities
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
@@ -244,6 +244,14 @@ def _plain(error: Exception, reason: str) -> EventhostError:
 NO_ANSWER = (MCPError, ValidationError, RuntimeError, TimeoutError)
 """What a request through `Link.client` raises when the server refuses it, answers nonsense, answers not at all, or has
 ended meanwhile. The SDK has `RuntimeError` for an answer that contradicts a schema, and for a client that was left."""
+
+
+def refusal(error: Exception) -> ErrorData | None:
+    """What the server itself answered, of what is in `NO_ANSWER`; None if it answered nothing that can be used."""
+    # The SDK says with the same class that there is no answer.
+    if not isinstance(error, MCPError) or (error.code, error.message) == (CONNECTION_CLOSED, "Connection closed"):
+        return None
+    return None if error.code == REQUEST_TIMEOUT else error.error
 
 
 async def list_all(method: Callable[..., Awaitable[Any]], field: str) -> list[Any]:

@@ -62,7 +62,8 @@ class Toolbox:
         """What the model is offered; nothing is asked when nothing is allowed."""
         if not self.allowed:
             return []
-        offers = [_offer(tool) for tool in await self.hands.list_tools() if is_allowed(tool.name, self.allowed)]
+        tools = await self.hands.list_tools(self.allowed)
+        offers = [_offer(tool) for tool in tools if is_allowed(tool.name, self.allowed)]
         self._offered = frozenset(offer.name for offer in offers[:MAX_TOOLS])
         if len(offers) > MAX_TOOLS:
             log.warning(
