@@ -16,8 +16,10 @@ from eventhost.config import (
     JournalConfig,
     LogConfig,
     Protocol,
+    RateLimit,
     ServerKind,
     Timings,
+    TlsConfig,
     check_environment,
     load_environment,
     make_source,
@@ -814,10 +816,17 @@ def test_a_client_in_both_places_is_an_error(site: Site) -> None:
             ],
         ),
         ('{"http": {"port": 70000}}', ["1:19: http.port: must be at most 65535"]),
-        ('{"http": {"host": "0.0.0.0"}}', [
-            '1:19: http.host: this version listens on this machine only; write "127.0.0.1", "::1" or "localhost"'
+        ('{"http": {"rate_limit": {"burst_size": 0}}}', ["1:40: http.rate_limit.burst_size: must be at least 1"]),
+        ('{"http": {"tls": {"cert": "a.pem"}}}', [
+            '1:18: http.tls.key: this key is required; add "key": "./tls/key.pem"'
         ]),
-        ('{"http": {"host": "0.0.0.0", "enabled": false}}', []),
+        ('{"http": {"trustedProxies": ["::1", "proxy"]}}', [
+            "1:37: http.trustedProxies[1]: this is no address; write an address, or a network such as 10.0.0.0/8"
+        ]),
+        ('{"http": {"cors": {"origins": ["*", "https://a.example/"]}}}', [
+            "1:37: http.cors.origins[1]: this is no origin; write scheme, name and port only, such as "
+            '"https://example.org", or "*"'
+        ]),
         ('{"supervision": {"startsecs": "x"}}', [
             "1:31: supervision.startsecs: expected a duration, got a string; "
             'write a number with ms, s, m, h or d, such as "5s" or "500ms"'
@@ -849,6 +858,92 @@ def test_the_local_root_config_goes_over_the_other(site: Site) -> None:
     assert config.sources.keys() == {"y"}
     site.write("config.local.jsonc", '{\n "http": {"port": "2"}}')
     assert site.problems() == ["config.local.jsonc:2:19: http.port: expected a whole number, got a string"]
+
+
+def test_the_http_part_is_read_in_both_spellings(site: Site) -> None:
+    site.write(
+        "config.jsonc",
+        {
+            "http": {
+                "auth": "keys", "hosts": ["events.example"], "trustedProxies": ["::1", "10.0.0.0/8"],
+                "cors": {"origins": ["https://A.example"]}, "rate_limit": {"requests_per_minute": 5, "burstSize": 6},
+                "tls": {"cert": "a.pem", "key": "b.pem"}, "max_body": "1MB", "accessLog": False, "signIn": "1h",
+                "heartbeat": 5, "max_connections": 7, "connectionTimeout": "2m",
+            }
+        },
+    )  # fmt: skip
+    config = site.load()
+    assert config.http == HttpConfig(
+        auth="keys",
+        hosts=("events.example",),
+        trusted_proxies=("::1", "10.0.0.0/8"),
+        cors_origins=("https://a.example",),
+        rate_limit=RateLimit(requests_per_minute=5, burst_size=6),
+        tls=TlsConfig("a.pem", "b.pem"),
+        max_body=1_000_000,
+        access_log=False,
+        sign_in_s=3600,
+        heartbeat_s=5,
+        max_connections=7,
+        connection_timeout_s=120,
+    )
+    assert config.warnings == ()
+    site.write("config.jsonc", '{"http": {"rateLimit": {"perMinute": 5}, "tsl": {}}}')
+    assert [(problem.field, problem.fatal) for problem in site.load().warnings] == [
+        ("http.tsl", False), ("http.rateLimit.perMinute", False),
+    ]  # fmt: skip
+
+
+VARIABLES = {
+    "MCP_SSE_HOST": "0.0.0.0",
+    "MCP_SSE_PORT": "9",
+    "MCP_SSE_LOG_LEVEL": "WARNING",
+    "SSE_HEARTBEAT_INTERVAL": "1.5",
+    "SSE_MAX_CONNECTIONS": "3",
+    "SSE_CONNECTION_TIMEOUT": "4",
+    "RATE_LIMIT_REQUESTS_PER_MINUTE": "5",
+    "RATE_LIMIT_BURST_SIZE": "6",
+}
+
+
+def test_variables_go_before_the_files(site: Site) -> None:
+    site.write("config.jsonc", {"http": {"port": 1, "rateLimit": {"publishBurst": 2}}, "log": {"level": "error"}})
+    expected = HttpConfig(
+        host="0.0.0.0",
+        port=9,
+        heartbeat_s=1.5,
+        max_connections=3,
+        connection_timeout_s=4,
+        rate_limit=RateLimit(requests_per_minute=5, burst_size=6, publish_burst=2),
+    )
+    config = load_environment(site.root, VARIABLES)
+    assert (config.http, config.log.level) == (expected, "warning")
+    assert load_environment(site.root, {**VARIABLES, "MCP_SSE_DEBUG": "true"}).log.level == "debug"
+    assert load_environment(site.root, {"MCP_SSE_DEBUG": "0", "MCP_SSE_PORT": ""}).log.level == "error"
+    site.write(".env", "\n".join(f"{name}={value}" for name, value in VARIABLES.items()))
+    assert load_environment(site.root, {}).http == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("MCP_SSE_PORT", "70000", "a whole number from 0 to 65535"),
+        ("MCP_SSE_LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
+        ("MCP_SSE_DEBUG", "maybe", "true or false"),
+        ("SSE_HEARTBEAT_INTERVAL", "nan", "a number of seconds, more than 0"),
+        ("SSE_MAX_CONNECTIONS", "0", "a whole number from 1"),
+        ("SSE_CONNECTION_TIMEOUT", "5m", "a number of seconds, more than 0"),
+        ("RATE_LIMIT_REQUESTS_PER_MINUTE", "-1", "a whole number from 1"),
+        ("RATE_LIMIT_BURST_SIZE", "ten", "a whole number from 1"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named_and_not_shown(
+    site: Site, name: str, value: str, expected: str
+) -> None:
+    site.write("config.jsonc", {})
+    with pytest.raises(ConfigError) as raised:
+        load_environment(site.root, {name: value})
+    assert str(raised.value) == f"the variable {name}: expected {expected}; mend it, or unset it"
 
 
 def test_supervision_sets_the_timings_of_all_servers(site: Site) -> None:

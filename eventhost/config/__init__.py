@@ -9,10 +9,12 @@ from eventhost.config.model import (
     JournalConfig,
     LogConfig,
     Protocol,
+    RateLimit,
     ServerConfig,
     ServerKind,
     SourceConfig,
     Timings,
+    TlsConfig,
 )
 from eventhost.config.secrets import resolve, resolve_all, variables
 from eventhost.config.state import State, load_state, save_state, set_enabled
@@ -27,12 +29,14 @@ __all__ = [
     "LogConfig",
     "Milliseconds",
     "Protocol",
+    "RateLimit",
     "Seconds",
     "ServerConfig",
     "ServerKind",
     "SourceConfig",
     "State",
     "Timings",
+    "TlsConfig",
     "Tree",
     "check_environment",
     "diff",

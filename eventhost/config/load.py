@@ -17,24 +17,30 @@ from eventhost.config.model import (
     HttpConfig,
     JournalConfig,
     LogConfig,
+    RateLimit,
     ServerConfig,
     SourceConfig,
+    TlsConfig,
 )
+from eventhost.config.overrides import override
 from eventhost.config.rulefiles import RuleFiles, read_rule_files
 from eventhost.config.secrets import check_dotenv, variables
 from eventhost.config.server import Chain, Said
 from eventhost.config.shape import (
     Client,
+    Cors,
     Entry,
     EventSources,
     Http,
     Journal,
+    Limits,
     Log,
     Mcp,
     Root,
     Server,
     Shape,
     Supervision,
+    Tls,
 )
 from eventhost.config.state import State, load_state
 from eventhost.config.tree import Tree
@@ -48,6 +54,7 @@ _BAD_NAME = (
     "this is not a name that a source or client can have",
     "write letters, digits, - _ and . only, at most 64, beginning with a letter or digit, and not host or host.…",
 )
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.IGNORECASE)
 _SWITCHES = (("mcp", "eventSources"), ("mcp", "eventsources"), ("eventsources",), ("eventSources",))
 _CLIENTS = (("mcp", "clients"), ("mcpServers",))
 
@@ -112,7 +119,9 @@ class _Reading:
 
         said = self._part(tree.only(*(key for key in Root.known() if key != "rules")), Root)
         self._warn_unknown(tree, Root.known())
-        http, journal, log = self._http(tree.at("http")), self._journal(tree.at("journal")), self._log(tree.at("log"))
+        journal = self._journal(tree.at("journal"))
+        http, log, wrong = override(self._http(tree.at("http")), self._log(tree.at("log")), self.variables)
+        self.problems += wrong
         supervision = self._host_part(tree.at("supervision"), Supervision)
         rules = tree.at("rules")
         if not isinstance(rules.value, list | None):
@@ -151,10 +160,44 @@ class _Reading:
 
     def _http(self, tree: Tree) -> HttpConfig:
         said = self._host_part(tree, Http)
-        if said.enabled and not _is_loopback(said.host):
-            message = "this version listens on this machine only"
-            self.problems.append(tree.problem(message, mend='write "127.0.0.1", "::1" or "localhost"', at="host"))
-        return HttpConfig(host=said.host, port=said.port, enabled=said.enabled)
+        for name, inner in (("cors", Cors), ("rateLimit", Limits), ("rate_limit", Limits), ("tls", Tls)):
+            if isinstance(tree.at(name).value, dict):
+                self._warn_unknown(tree.at(name), inner.known())
+        tls = TlsConfig(said.tls.cert, said.tls.key) if said.tls else None
+        return HttpConfig(
+            host=said.host,
+            port=said.port,
+            enabled=said.enabled,
+            auth=said.auth,
+            hosts=tuple(said.hosts),
+            trusted_proxies=self._networks(tree, said.trusted_proxies),
+            cors_origins=self._origins(tree, said.cors.origins),
+            rate_limit=RateLimit(**said.rate_limit.model_dump()),
+            tls=tls,
+            max_body=said.max_body,
+            access_log=said.access_log,
+            sign_in_s=said.sign_in,
+            heartbeat_s=said.heartbeat,
+            max_connections=said.max_connections,
+            connection_timeout_s=said.connection_timeout,
+        )
+
+    def _networks(self, tree: Tree, said: list[str]) -> tuple[str, ...]:
+        key = "trustedProxies" if tree.at("trustedProxies").value else "trusted_proxies"
+        for index, text in enumerate(said):
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                mend = "write an address, or a network such as 10.0.0.0/8"
+                self.problems.append(tree.problem("this is no address", mend=mend, at=(key, index)))
+        return tuple(said)
+
+    def _origins(self, tree: Tree, said: list[str]) -> tuple[str, ...]:
+        for index, text in enumerate(said):
+            if text != "*" and not _ORIGIN.fullmatch(text):
+                mend = 'write scheme, name and port only, such as "https://example.org", or "*"'
+                self.problems.append(tree.problem("this is no origin", mend=mend, at=("cors", "origins", index)))
+        return tuple(text.lower() for text in said)
 
     def _journal(self, tree: Tree) -> JournalConfig:
         said = self._host_part(tree, Journal)
@@ -349,10 +392,3 @@ class _Reading:
         if problems:
             raise ConfigError(problems)
         return Chain(group.name, said, group.folder, self.root, self.variables)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -115,12 +115,52 @@ class JournalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How often one key, or one address, may ask; a burst is what may come at once."""
+
+    enabled: bool = True
+    requests_per_minute: int = 60
+    burst_size: int = 10
+    publish_per_minute: int = 6000
+    publish_burst: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Files in PEM form, relative to the environment's root; that of `cert` may hold the chain too."""
+
+    cert: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class HttpConfig:
     """`enabled: false` leaves only the control socket."""
 
     host: str = "127.0.0.1"
     port: int = 8001
     enabled: bool = True
+    auth: Literal["auto", "keys"] = "auto"
+    """`auto`: without keys while only this machine can ask."""
+    hosts: tuple[str, ...] = ()
+    """Further names by which it is called, as a proxy's clients know it."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose `X-Forwarded-For` is believed."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask; `*` is any of them, without cookies."""
+    rate_limit: RateLimit = field(default_factory=RateLimit)
+    tls: TlsConfig | None = None
+    max_body: int = 8_000_000
+    """The largest batch of events in one request, in bytes."""
+    access_log: bool = True
+    sign_in_s: float = 43_200.0
+    """How long a browser stays signed in."""
+    heartbeat_s: float = 30.0
+    """A stream says at least this often that it lives."""
+    max_connections: int = 1000
+    """Streams and sessions at once."""
+    connection_timeout_s: float = 300.0
+    """A stream or session whose client does not read for so long is ended."""
 
 
 @dataclass(frozen=True, slots=True)

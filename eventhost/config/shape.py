@@ -157,12 +157,84 @@ class EventSources(Shape):
     sources: dict[str, Any] | None = Field(default=None, description="By the name of a client or of a folder.")
 
 
-class Http(Shape):
-    """Where the host listens."""
+class Spelled(Shape):
+    """Keys in camelCase or, as other services of this kind write them, in snake_case."""
 
-    host: str = Field(default="127.0.0.1", description="A loopback address.")
+    model_config = ConfigDict(populate_by_name=True)
+
+    @classmethod
+    def known(cls) -> list[str]:
+        """The names of the keys it knows, in both spellings."""
+        return list(dict.fromkeys([*super().known(), *cls.model_fields]))
+
+
+class Limits(Spelled):
+    """Requests in a minute and at once, for each key, or for each address where there is none."""
+
+    enabled: bool = Field(default=True, description="`false`: as often as it likes.")
+    requests_per_minute: int = Field(default=60, ge=1, description="In the long run.")
+    burst_size: int = Field(default=10, ge=1, description="At once.")
+    publish_per_minute: int = Field(default=6000, ge=1, description="The same for POST /events alone.")
+    publish_burst: int = Field(default=1000, ge=1, description="The same for POST /events alone.")
+
+
+class Cors(Spelled):
+    """The origins of web pages that may ask although they come from elsewhere."""
+
+    origins: list[str] = Field(
+        default=[],
+        description="Such as `https://example.org`; `*`: any page, with a key but never with a cookie.",
+        examples=[["https://example.org"]],
+    )
+
+
+class Tls(Spelled):
+    """Encryption; both are files in PEM form, from the environment's folder."""
+
+    cert: str = Field(
+        min_length=1, description="The certificate, and after it the chain.", examples=["./tls/fullchain.pem"]
+    )
+    key: str = Field(min_length=1, description="Its private key.", examples=["./tls/key.pem"])
+
+
+class Http(Spelled):
+    """Where the host listens, and whom it answers."""
+
+    host: str = Field(
+        default="127.0.0.1", description="An address or name of this machine; others than loopback need a key."
+    )
     port: int = Field(default=8001, ge=0, le=65_535, description="0 lets the system choose.")
     enabled: bool = Field(default=True, description="`false` leaves only the control socket.")
+    auth: Literal["auto", "keys"] = Field(
+        default="auto", description="`keys`: everybody needs a key; `auto`: not while only this machine can ask."
+    )
+    hosts: list[str] = Field(
+        default=[],
+        description="Further names by which it is called, such as a proxy's.",
+        examples=[["events.example.org"]],
+    )
+    trusted_proxies: list[str] = Field(
+        default=[],
+        description="Addresses or networks of proxies that say in X-Forwarded-For who asks.",
+        examples=[["10.0.0.1"]],
+    )
+    cors: Cors = Field(default=Cors(), description="Which web pages from elsewhere may ask.")
+    rate_limit: Limits = Field(default=Limits(), description="How often one key, or one address, may ask.")
+    tls: Tls | None = Field(default=None, description="Encryption; by default none.")
+    max_body: Size = Field(default=8_000_000, description="The largest batch of events in one request.")
+    access_log: bool = Field(default=True, description="Log who asked what, and what became of it.")
+    sign_in: Seconds = Field(
+        default=43_200.0, gt=0, description="How long a browser stays signed in; a bare number is seconds."
+    )
+    heartbeat: Seconds = Field(
+        default=30.0, gt=0, description="A stream says at least this often that it lives; a bare number is seconds."
+    )
+    max_connections: int = Field(default=1000, ge=1, description="Streams and sessions at once.")
+    connection_timeout: Seconds = Field(
+        default=300.0,
+        gt=0,
+        description="A stream whose client does not read for so long is ended; a bare number is seconds.",
+    )
 
 
 class Retention(Shape):
