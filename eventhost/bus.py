@@ -216,7 +216,11 @@ class EnvEventBus:
     async def get_recent_events(self, limit: int) -> list[EnvEvent]:
         """The last `limit` events, newest last; fewer when fewer are held."""
         head = self.journal.head
-        return [entry.event for entry in await self.journal.read(max(0, head - limit), limit)]
+        after, found = max(0, head - limit), list[EnvEvent]()
+        while after < head and (entries := await self.journal.read(after, head - after)):
+            found += [entry.event for entry in entries]
+            after = entries[-1].seq
+        return found
 
     async def grown(self, after: int) -> bool:
         """Wait until the journal holds more than `after`; false when the bus has closed and nothing more will come."""

@@ -15,7 +15,7 @@ from eventhost.bus import EnvEventBus
 from eventhost.config import ServerConfig, ServerKind, SourceConfig, Timings
 from eventhost.connections import Connection, ConnectionPool, EventSourceStatus, Guardian, Surroundings
 from eventhost.event import EnvEvent
-from eventhost.journal import MemoryJournal
+from eventhost.journal import Entry, MemoryJournal
 from eventhost.sources import EventMcpClient, EventMcpManager
 from eventhost.tools import McpManager
 
@@ -178,7 +178,10 @@ source.run()
     async def events(self, count: int) -> list[EnvEvent]:
         """The first `count` events of the journal, waited for."""
         await until(lambda: self.bus.journal.head >= count, lambda: f"{self.bus.journal.head} events of {count}")
-        return [entry.event for entry in await self.bus.journal.read(0, count)]
+        entries: list[Entry] = []
+        while len(entries) < count:
+            entries += await self.bus.journal.read(len(entries), count - len(entries))
+        return [entry.event for entry in entries]
 
     async def all_events(self) -> list[EnvEvent]:
         """What is in the journal now."""

@@ -58,7 +58,10 @@ async def held(path: Path) -> tuple[int, list[EnvEvent], Loss | None]:
         assert (await journal.progress()).low == 3
         assert [letter.seq for letter in await journal.dead_letters(None, 0, 9)] == [1]
         assert await journal.traces(2) == list(CHANGE.traces)
-        return journal.head, [entry.event for entry in await journal.read(0, 10**6)], loss
+        found: list[EnvEvent] = []
+        while entries := await journal.read(len(found), 10**6):
+            found += [entry.event for entry in entries]
+        return journal.head, found, loss
     finally:
         await journal.aclose()
 

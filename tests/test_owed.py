@@ -18,7 +18,8 @@ def run(*seqs: int, attempts: int = 0, again: bool = False) -> Run:
 
 def owing(*seqs: int) -> Owed:
     owed = Owed("a")
-    owed.waiting.extend(map(run, seqs))
+    for one in map(run, seqs):
+        owed.add(one)
     return owed
 
 
@@ -129,7 +130,7 @@ def test_whenever_it_is_written_nothing_that_is_owed_is_forgotten_and_nothing_el
             case "offer":
                 seen += 1
                 unfinished.add(seen)
-                owed.waiting.append(run(seen))
+                owed.add(run(seen))
             case "take" if owed.waiting:
                 owed.take()
             case "finish" if owed.running:

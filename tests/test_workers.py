@@ -80,7 +80,7 @@ class Shop:
                 on_idle,  # type: ignore[arg-type]
             )
             for seq in range(1, count + 1):
-                self.owed.waiting.append(Run((Entry(seq, 0, EnvEvent(str(seq), "t", 0, {}, {})),), 0))
+                self.owed.add(Run((Entry(seq, 0, EnvEvent(str(seq), "t", 0, {}, {})),), 0))
             workers.staff()
             await anyio.wait_all_tasks_blocked()
             yield workers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from itertools import count, repeat
+from itertools import accumulate, count, repeat
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -26,6 +26,7 @@ BLOCK_BYTES: Final = 262_144
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[EnvEvent]).decode
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -41,7 +42,8 @@ def seal(*values: object) -> int:
 class Part(NamedTuple):
     """Some events that are to be kept, encoded; no more than fit into one block."""
 
-    events: int
+    sizes: Sequence[int]
+    """How long each of them is."""
     body: bytes
 
 
@@ -84,7 +86,8 @@ class Block(NamedTuple):
             Damaged: it is not what was written.
         """
         self.check()
-        return list(map(Entry, count(self.first), repeat(self.at_ms), _decode(self.body)))
+        sizes = map(len, _split(self.body))
+        return list(map(Entry, count(self.first), repeat(self.at_ms), _decode(self.body), sizes))
 
 
 def encode(events: Sequence[EnvEvent]) -> list[Part]:
@@ -93,19 +96,20 @@ def encode(events: Sequence[EnvEvent]) -> list[Part]:
     Raises:
         EventRejected: one of them holds what JSON cannot say.
     """
-    if len(events) > BLOCK_EVENTS:
-        starts = range(0, len(events), BLOCK_EVENTS)
-        return [part for start in starts for part in encode(events[start : start + BLOCK_EVENTS])]
-    if not events:
-        return []
     try:
-        body = _encode(events)
+        texts = [*map(_encode, events)]
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EventRejected(f"an event holds what JSON cannot say: {error}") from error
-    if len(body) <= BLOCK_BYTES or len(events) == 1:
-        return [Part(len(events), body)]
-    half = len(events) // 2
-    return encode(events[:half]) + encode(events[half:])
+    sizes, parts, start = [*map(len, texts)], [], 0
+    while start < len(texts):
+        some = sizes[start : start + BLOCK_EVENTS]
+        if len(some) + sum(some) >= BLOCK_BYTES:
+            fit = sum(size < BLOCK_BYTES for size in accumulate(size + 1 for size in some))
+            some = some[: max(1, fit)]
+        end = start + len(some)
+        parts.append(Part(some, b"[" + b",".join(texts[start:end]) + b"]"))
+        start = end
+    return parts
 
 
 def blocks_of(parts: Iterable[Part], first: int, at_ms: int, low: int) -> list[Block]:
@@ -121,11 +125,12 @@ def blocks_of(parts: Iterable[Part], first: int, at_ms: int, low: int) -> list[B
             blocks.append(Block.of(begun, seq - 1, at_ms, low, body))
 
     for part in parts:
-        if seq - begun + part.events > BLOCK_EVENTS or size > BLOCK_BYTES:
+        events = len(part.sizes)
+        if seq - begun + events > BLOCK_EVENTS or size > BLOCK_BYTES:
             end()
             bodies, begun, size = [], seq, 0
         bodies.append(part.body)
-        seq += part.events
+        seq += events
         size += len(part.body)
     end()
     return blocks

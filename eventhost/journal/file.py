@@ -17,7 +17,7 @@ import anyio.to_thread
 from eventhost.errors import JournalUnusable
 from eventhost.journal import rows
 from eventhost.journal.block import BLOCK_EVENTS, Block
-from eventhost.journal.protocol import Entry
+from eventhost.journal.protocol import PAGE_BYTES, Entry, fitting
 from eventhost.journal.records import DeadLetter, Pending, Progress, Trace
 from eventhost.journal.schema import connect_to_read
 
@@ -79,13 +79,17 @@ class JournalFile:
             return ()
         return await self._ask(lambda database: _read(database, after, min(limit, self.head - after), self.head))
 
-    async def sift(self, after: int, upto: int, needles: Sequence[bytes]) -> list[Entry]:
-        """The events after `after` up to `upto`, but for those of which no neighbour's JSON holds any of `needles`.
+    async def sift(
+        self, after: int, upto: int, needles: Sequence[bytes], *, newest: bool = False
+    ) -> tuple[list[Entry], int]:
+        """Events after `after` up to `upto`, but for those of which no neighbour's JSON holds any of `needles`.
 
-        SQLite looks for them, in a thread that keeps nobody from anything: many times as fast as decoding all.
+        The oldest of them, or the `newest`, if together they are too long; and the number to go on from: as the next
+        `after`, or `upto`. SQLite looks for them, in a thread that keeps nobody from anything: many times as fast as
+        decoding all.
         """
         after = max(after, self.first - 1)
-        return await self._ask(lambda database: _read(database, after, upto - after, upto, needles))
+        return await self._ask(lambda database: _sift(database, after, upto, needles, newest))
 
     async def entries(self, seqs: Sequence[int]) -> list[Entry]:
         found = [entry for seq in seqs for entry in await self.read(seq - 1, 1)]
@@ -131,22 +135,34 @@ class JournalFile:
             raise JournalUnusable(f"{self._path} cannot be read: {error}") from error
 
 
-def _read(
-    database: sqlite3.Connection, after: int, limit: int, upto: int, needles: Sequence[bytes] = ()
-) -> list[Entry]:
-    sifting = f" AND ({' OR '.join(['instr(body, ?)'] * len(needles))})" if needles else ""
-    sql = (
-        "SELECT first, last, at_ms, low, seal, body FROM block WHERE first > ? AND first <= ? AND last > ?"
-        f"{sifting} ORDER BY first"
-    )
+_BLOCKS: Final = "SELECT first, last, at_ms, low, seal, body FROM block WHERE first > ? AND first <= ? AND last > ?"
+
+
+def _read(database: sqlite3.Connection, after: int, limit: int, upto: int) -> list[Entry]:
     found: list[Entry] = []
-    with closing(database.execute(sql, (after - BLOCK_EVENTS, upto, after, *needles))) as blocks:
+    size = 0
+    with closing(database.execute(f"{_BLOCKS} ORDER BY first", (after - BLOCK_EVENTS, upto, after))) as blocks:
         for row in blocks:
             block = Block(*row)
-            entries = block.entries()
-            found += entries if block.first > after else entries[after + 1 - block.first :]
-            if len(found) >= limit:
+            found += [entry for entry in block.entries() if after < entry.seq <= upto]
+            size += len(block.body)
+            if len(found) >= limit or size > PAGE_BYTES:
                 break
-    while found and found[-1].seq > upto:
-        found.pop()
-    return found[:limit]
+    return fitting(found[:limit])
+
+
+def _sift(
+    database: sqlite3.Connection, after: int, upto: int, needles: Sequence[bytes], newest: bool
+) -> tuple[list[Entry], int]:
+    order = f"AND ({' OR '.join(['instr(body, ?)'] * len(needles))}) ORDER BY first {'DESC' if newest else ''}"
+    found: list[list[Entry]] = []
+    size, end = 0, after if newest else upto
+    with closing(database.execute(f"{_BLOCKS} {order}", (after - BLOCK_EVENTS, upto, after, *needles))) as blocks:
+        for row in blocks:
+            block = Block(*row)
+            found.append([entry for entry in block.entries() if after < entry.seq <= upto])
+            size += len(block.body)
+            if size > PAGE_BYTES:
+                end = max(after, block.first - 1) if newest else min(upto, block.last)
+                break
+    return [entry for page in (found[::-1] if newest else found) for entry in page], end

@@ -1,4 +1,4 @@
-"""A journal in memory: a bounded ring. What it overwrites is counted, and gone; it never makes anybody wait."""
+"""A journal in memory: bounded, by count and by bytes. What goes is counted; it never makes anybody wait."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import count, islice, repeat
 from operator import attrgetter
+from typing import Final
 
 import msgspec
 
 from eventhost.errors import BusClosed
 from eventhost.event import EnvEvent
-from eventhost.journal.protocol import Entry, JournalStatistics
+from eventhost.journal.block import encode
+from eventhost.journal.protocol import PAGE_BYTES, Entry, JournalStatistics, fitting
 from eventhost.journal.records import Change, DeadLetter, Pending, Position, Progress, Trace
+
+MOST_BYTES: Final = 256 * 1_048_576
 
 _at_ms = attrgetter("at_ms")
 _rule = attrgetter("rule")
 
 
 class MemoryJournal:
-    """Holds the newest `capacity` events, for as long as the process lives, and the delivery records."""
+    """Holds the newest `capacity` events, `MOST_BYTES` at most, for as long as the process lives; and the records."""
 
     crashed = False
 
     def __init__(self, capacity: int = 10_000) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
-        self._ring: deque[Entry] = deque(maxlen=capacity)
-        self._most_traces = capacity
+        self._ring: deque[Entry] = deque()
+        self._capacity = capacity
+        self._bytes = 0
         self._head = 0
         self._at_ms = 0
         self._closed = False
@@ -49,9 +54,15 @@ class MemoryJournal:
         return self._head - len(self._ring) + 1
 
     async def append(self, events: Sequence[EnvEvent]) -> int:
+        parts = encode(events)
         first, at_ms = self._head + 1, await self.clock()
-        self._ring.extend(map(Entry, count(first), repeat(at_ms), events))
+        sizes = [size for part in parts for size in part.sizes]
+        ring = self._ring
+        ring.extend(map(Entry, count(first), repeat(at_ms), events, sizes))
         self._head += len(events)
+        self._bytes += sum(sizes)
+        while len(ring) > self._capacity or (self._bytes > MOST_BYTES and len(ring) > 1):
+            self._bytes -= ring.popleft().size
         return first
 
     async def read(self, after: int, limit: int) -> Sequence[Entry]:
@@ -60,11 +71,12 @@ class MemoryJournal:
         if wanted <= 0:
             return ()
         if start <= len(self._ring) // 2:
-            return list(islice(self._ring, start, start + wanted))
-        # A deque is walked from its nearer end: readers are usually at the new one.
-        entries = list(islice(reversed(self._ring), len(self._ring) - start - wanted, len(self._ring) - start))
-        entries.reverse()
-        return entries
+            entries = list(islice(self._ring, start, start + wanted))
+        else:
+            # A deque is walked from its nearer end: readers are usually at the new one.
+            entries = list(islice(reversed(self._ring), len(self._ring) - start - wanted, len(self._ring) - start))
+            entries.reverse()
+        return entries if self._bytes <= PAGE_BYTES else fitting(entries)
 
     async def entries(self, seqs: Sequence[int]) -> list[Entry]:
         first = self.first
@@ -96,7 +108,7 @@ class MemoryJournal:
         for trace in change.traces:
             if trace.seq >= self.first:
                 self._traces[trace.seq, trace.rule] = trace
-        while len(self._traces) > self._most_traces:
+        while len(self._traces) > self._capacity:
             del self._traces[next(iter(self._traces))]
         self._low = max(self._low, change.low or 0)
 
@@ -126,12 +138,12 @@ class MemoryJournal:
 
     def trim(self, upto: int) -> None:
         while self._ring and self._ring[0].seq <= upto:
-            self._ring.popleft()
+            self._bytes -= self._ring.popleft().size
         for key in [key for key in self._traces if key[0] <= upto]:
             del self._traces[key]
 
     async def size_bytes(self) -> int:
-        return 0
+        return self._bytes
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics("memory", self.first, self._head, self.first - 1)
@@ -139,6 +151,7 @@ class MemoryJournal:
     async def aclose(self) -> None:
         self._closed = True
         self._ring.clear()
+        self._bytes = 0
 
     def _check_open(self) -> None:
         if self._closed:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from eventhost.event import EnvEvent
 from eventhost.journal.records import Change, DeadLetter, Pending, Progress, Trace
+
+PAGE_BYTES: Final = 4 * 1_048_576
+"""What is read at once is no longer, as JSON, unless it is a single event or one run's."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -21,6 +24,18 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     seq: int
     at_ms: int
     event: EnvEvent
+    size: int = 0
+    """How long the event's JSON is in bytes; 0 if it is of no journal."""
+
+
+def fitting(entries: list[Entry]) -> list[Entry]:
+    """As many of the first as are read at once."""
+    size = 0
+    for number, entry in enumerate(entries):
+        size += entry.size
+        if size > PAGE_BYTES and number:
+            return entries[:number]
+    return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,8 @@ class Journal(Protocol):
     async def read(self, after: int, limit: int) -> Sequence[Entry]:
         """Up to `limit` entries that follow `after`, oldest first; what is no longer held is left out (see `first`).
 
-        Events that were lost in a damaged journal are passed over. After `aclose` nothing is held.
+        There are fewer, but never none, where they are longer than `PAGE_BYTES`. Events that were lost in a damaged
+        journal are passed over. After `aclose` nothing is held.
 
         Raises:
             JournalFailed: it cannot be read; so may every other method that reads.
@@ -115,7 +131,10 @@ class Journal(Protocol):
         ...
 
     async def dead_letters(self, rule: str | None, after: int, limit: int) -> list[DeadLetter]:
-        """Up to `limit` dead letters, of a rule or of all, whose ids follow `after`, in order."""
+        """Up to `limit` dead letters, of a rule or of all, whose ids follow `after`, in order.
+
+        There are fewer, but never none, where they are longer than `PAGE_BYTES`.
+        """
         ...
 
     async def traces(self, seq: int) -> list[Trace]:

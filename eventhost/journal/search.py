@@ -87,17 +87,25 @@ def _is(entry: Entry, handle: str) -> bool:
 
 
 async def backwards(
-    journal: Events, upto: int, after: int, needles: Sequence[bytes] = ()
+    journal: Events, upto: int, after: int, needles: Sequence[bytes] = (), *, step: int = PAGE
 ) -> AsyncIterator[Sequence[Entry]]:
-    """The events after `after` up to `upto`, newest first, page by page.
+    """The events after `after` up to `upto`, newest first, page by page; at first no more than `step`.
 
     With `needles`, those may be left out of which no neighbour's JSON holds any.
     """
     after = max(after, journal.first - 1)
-    sifts = needles if isinstance(journal, JournalFile) else ()
     while upto > after:
-        start = max(after, upto - (_SIFTED if sifts else PAGE))
-        yield (await _page(journal, start, upto, sifts))[::-1]
+        if needles and isinstance(journal, JournalFile):
+            page: Sequence[Entry]
+            page, start = await journal.sift(max(after, upto - _SIFTED), upto, needles, newest=True)
+        else:
+            start = max(after, upto - step)
+            page, end = await between(journal, start, upto)
+            if end < upto:
+                step = max(1, min(step // 2, len(page)))
+                continue
+            step = min(PAGE, 2 * step)
+        yield page[::-1]
         upto = start
         await anyio.lowlevel.checkpoint()
 
@@ -107,22 +115,27 @@ async def forwards(
 ) -> AsyncIterator[Sequence[Entry]]:
     """As `backwards`, but oldest first."""
     after = max(after, journal.first - 1)
-    sifts = needles if isinstance(journal, JournalFile) else ()
     while after < upto:
-        end = min(upto, after + (_SIFTED if sifts else PAGE))
-        page = await _page(journal, after, end, sifts)
+        if needles and isinstance(journal, JournalFile):
+            page: Sequence[Entry]
+            page, after = await journal.sift(after, min(upto, after + _SIFTED), needles)
+        else:
+            page, after = await between(journal, after, min(upto, after + PAGE))
         yield page
-        # A page that would be too large may hold fewer than were asked for.
-        after = page[-1].seq if page and not sifts else end
         await anyio.lowlevel.checkpoint()
 
 
-async def _page(journal: Events, after: int, upto: int, needles: Sequence[bytes]) -> Sequence[Entry]:
-    if needles and isinstance(journal, JournalFile):
-        return await journal.sift(after, upto, needles)
+async def between(journal: Events, after: int, upto: int) -> tuple[Sequence[Entry], int]:
+    """The events after `after`, and up to where they go: not to `upto`, if they are too long to be read at once."""
     entries = await journal.read(after, upto - after)
-    # What is lost in a damaged journal is passed over: what follows is of the next page.
-    return entries if not entries or entries[-1].seq <= upto else [entry for entry in entries if entry.seq <= upto]
+    if not entries or entries[-1].seq == upto:
+        return entries, upto
+    if entries[-1].seq < upto:
+        # There are fewer than were asked for: they are too long, or the rest is lost in a damaged journal.
+        following = await journal.read(entries[-1].seq, 1)
+        return entries, entries[-1].seq if following and following[0].seq <= upto else upto
+    # What is lost was passed over: what follows is of the next page.
+    return [entry for entry in entries if entry.seq <= upto], upto
 
 
 def _time_in(handle: str) -> int | None:

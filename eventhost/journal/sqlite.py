@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import count, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,7 +25,7 @@ from eventhost.event import EnvEvent
 from eventhost.journal import rows
 from eventhost.journal.block import BLOCK_EVENTS, Block, Damaged, encode
 from eventhost.journal.lock import Lock
-from eventhost.journal.protocol import Entry, JournalStatistics
+from eventhost.journal.protocol import PAGE_BYTES, Entry, JournalStatistics, fitting
 from eventhost.journal.readers import Readers
 from eventhost.journal.records import Change, DeadLetter, Pending, Progress, Trace
 from eventhost.journal.schema import Durability, connect, connect_to_read
@@ -114,7 +114,8 @@ class SqliteJournal:
         if limit <= 0 or after >= upto:
             return ()
         if (start := self._in_tail(after + 1)) is not None:
-            return self._tail[start : start + limit]
+            entries = self._tail[start : start + limit]
+            return entries if self._tail_bytes <= PAGE_BYTES else fitting(entries)
         # Not past the head: what is committed but not yet told would be there twice.
         return await self._ask(lambda database: self._read(database, after, limit, upto))
 
@@ -220,7 +221,8 @@ class SqliteJournal:
             result: Any = None
             if type(job) is Append:
                 result = seq
-                self._tail.extend(map(Entry, count(seq), repeat(at_ms), job.events))
+                sizes = chain.from_iterable([part.sizes for part in job.parts])
+                self._tail.extend(map(Entry, count(seq), repeat(at_ms), job.events, sizes))
                 seq += len(job.events)
                 size += sum(len(part.body) for part in job.parts)
                 self._head = seq - 1
@@ -246,7 +248,7 @@ class SqliteJournal:
 
     def _read(self, database: sqlite3.Connection, after: int, limit: int, upto: int) -> list[Entry]:
         found: list[Entry] = []
-        next_seq = after + 1
+        next_seq, size = after + 1, 0
         with closing(
             database.execute(
                 _BLOCKS + "WHERE first > ? AND first <= ? AND last > ? ORDER BY first",
@@ -259,8 +261,9 @@ class SqliteJournal:
                 entries = block.entries()
                 found += entries if block.first >= next_seq else entries[next_seq - block.first :]
                 next_seq = block.last + 1
-                if len(found) >= limit:
-                    return found[:limit]
+                size += len(block.body)
+                if len(found) >= limit or size > PAGE_BYTES:
+                    return found[:limit] if size <= PAGE_BYTES else fitting(found[:limit])
         self._allow_hole(next_seq, upto)
         return found
 

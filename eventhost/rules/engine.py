@@ -28,6 +28,7 @@ from eventhost.pattern import PatternIndex
 from eventhost.rules.bell import Bell
 from eventhost.rules.crew import Crew
 from eventhost.rules.ledger import Ledger
+from eventhost.rules.owed import Held
 from eventhost.rules.queue import Limits, RuleQueue, RuleStatistics
 from eventhost.rules.rule import Rule
 from eventhost.rules.run import Run
@@ -100,6 +101,7 @@ class RuleEngine:
         self._room = anyio.Event()
         self._progress = Bell()
         self._missed = 0
+        self._held = Held()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._crew: Crew | None = None
         self._ledger: Ledger | None = None
@@ -331,7 +333,7 @@ class RuleEngine:
             assert self._ledger is not None
             queue = self._queues[rule.name] = RuleQueue(
                 rule, 0, self._hands, self._limits, self._tracing, self._crew, self._monotonic, self._wall_ms,
-                self._changed, self._ledger.write, lambda: self._position, self._ledger.owing,
+                self._changed, self._ledger.write, lambda: self._position, self._ledger.owing, self._held,
             )  # fmt: skip
             if self._position < self._crashed_at:
                 queue.suspect()

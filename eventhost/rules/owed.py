@@ -9,11 +9,24 @@ from eventhost.journal import Pending
 from eventhost.rules.run import Run
 
 
+class Held:
+    """How long the JSON of the events is that all rules' runs keep in memory, in bytes."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Owed:
     """Runs that wait, and runs that are being done. `by_number`: they come in the order of their numbers."""
 
-    def __init__(self, rule: str) -> None:
+    def __init__(self, rule: str, held: Held | None = None) -> None:
+        """`held` counts what this one and others hold."""
         self._rule = rule
+        self._held = held or Held()
+        self.bytes = 0
+        """How much of it is this one's."""
         self.waiting: deque[Run] = deque()
         self.running: dict[int, Run] = {}
         self.done_to = 0
@@ -34,10 +47,19 @@ class Owed:
         yield from self.running.values()
         yield from self.waiting
 
+    def add(self, run: Run) -> None:
+        """Let a run wait for its turn."""
+        self.waiting.append(run)
+        self._weigh(run.size)
+
+    def _weigh(self, size: int) -> None:
+        self.bytes += size
+        self._held.bytes += size
+
     def restore(self, runs: Iterable[Run]) -> None:
         """Take up what the journal has as pending."""
         for run in runs:
-            self.waiting.append(run)
+            self.add(run)
             self.written.add(run.seq)
             self._restored.add(run.seq)
             if run.attempts:
@@ -45,7 +67,7 @@ class Owed:
 
     def repeat(self, run: Run) -> None:
         """Let a dead letter's run be done once more; the letter is what is written of it."""
-        self.waiting.append(run)
+        self.add(run)
         self.written.add(run.seq)
         self._repeated.add(run.seq)
 
@@ -69,6 +91,7 @@ class Owed:
     def finish(self, run: Run) -> None:
         """The run is done."""
         del self.running[run.seq]
+        self._weigh(-run.size)
         self.done_to = max(self.done_to, run.seq)
         self._forget(run.seq)
 
@@ -80,6 +103,7 @@ class Owed:
     def drop(self, run: Run) -> None:
         """A run that waits is not to be done."""
         self.waiting.remove(run)
+        self._weigh(-run.size)
         self.done_to = max(self.done_to, run.seq)
         self._forget(run.seq)
 
@@ -87,6 +111,7 @@ class Owed:
         """Forget what waits; return how many that were."""
         count = len(self.waiting)
         for run in self.waiting:
+            self._weigh(-run.size)
             self._forget(run.seq)
         self.waiting.clear()
         return count

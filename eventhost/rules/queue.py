@@ -26,7 +26,7 @@ from eventhost.gaps import Gap, Reason
 from eventhost.journal import DeadLetter, Entry, Pending, Position, Trace
 from eventhost.rules.crew import Crew
 from eventhost.rules.delivery import Delivery, End, Outcome
-from eventhost.rules.owed import Owed
+from eventhost.rules.owed import Held, Owed
 from eventhost.rules.query import answer_event
 from eventhost.rules.records import Records
 from eventhost.rules.rule import USER_QUERY, Rule
@@ -44,6 +44,9 @@ KEEPS_FAILING: Final = 3
 
 _FEW: Final = 16
 """So many runs may wait in memory whatever the other rules have."""
+
+_FEW_LARGE: Final = 2
+"""The same, however large they are."""
 
 _COMPLAINT_S: Final = 60.0
 _MAX_ERROR: Final = 2_000
@@ -75,6 +78,8 @@ class Limits:
     """Runs that wait in memory; a rule that has so many reads the journal at its own pace from there on."""
     runs: int = 20_000
     """The same, of all rules together; each may have a few in any case."""
+    bytes: int = 64 * 1_048_576
+    """How long the JSON of the events is that all rules' runs keep in memory, but for a few runs of each rule."""
     retry: Retry = field(default_factory=Retry)
     deaths: int = 3
     """How many hosts may die of a run before it is given up."""
@@ -132,10 +137,12 @@ class RuleQueue:
         written: Callable[[], Awaitable[None]],
         matched: Callable[[], int],
         owing: Callable[[], int],
+        held: Held | None = None,
     ) -> None:
         """`on_change` is told when there is something to write, and when a run has ended; `written` writes it now.
 
-        `matched` tells how far the matcher is, `owing` how many rules there are that owe something.
+        `matched` tells how far the matcher is, `owing` how many rules there are that owe something, `held` what all of
+        them keep in memory.
         """
         self.rule = rule
         self.position = position
@@ -146,12 +153,13 @@ class RuleQueue:
         self._hands, self._limits, self._tracing = hands, limits, tracing
         self._monotonic, self._wall_ms, self._on_change = monotonic, wall_ms, on_change
         self._written, self._matched_to, self._owing = written, matched, owing
-        self._owed = Owed(rule.name)
+        self._held = held or Held()
+        self._owed = Owed(rule.name, self._held)
         self._workers = Workers(
             self._owed,
             # What a host may have died of is done alone, lest others are counted among what it died of.
             lambda: 1 if self._owed.accused else self.rule.concurrency,
-            lambda: self.rule.concurrency > 1,
+            lambda: self.rule.concurrency > 1 and self._owed.bytes < self._free,
             self._deliver,
             tasks,
             lambda: self._on_change(self),
@@ -191,7 +199,7 @@ class RuleQueue:
         if self._shaper is not None:
             self._shaped(entry.seq, self._shaper.offer(entry, self._wall_ms()))
         elif not self._owed.has(entry.seq):
-            self._owed.waiting.append(Run((entry,), entry.event.timestamp))
+            self._owed.add(Run((entry,), entry.event.timestamp))
             self._go_on()
 
     def answer(self, entry: Entry) -> None:
@@ -207,7 +215,9 @@ class RuleQueue:
 
     def _shaped(self, seq: int, runs: Iterable[Run]) -> None:
         self._touch(seq)
-        self._owed.waiting.extend(run for run in runs if not self._owed.has(run.seq))
+        for run in runs:
+            if not self._owed.has(run.seq):
+                self._owed.add(run)
         self._go_on()
 
     def _touch(self, seq: int) -> None:
@@ -223,12 +233,22 @@ class RuleQueue:
     def is_full(self) -> bool:
         """Whether no more should be offered for now."""
         waiting = len(self._owed.waiting)
-        return waiting >= self._limits.queue or (waiting >= _FEW and waiting >= self._share)
+        if waiting >= self._limits.queue or (waiting >= _FEW_LARGE and self._owed.bytes >= self._free):
+            return True
+        return waiting >= _FEW and waiting >= self._share
 
     @property
     def has_room(self) -> bool:
         """Whether it is worth the while to offer more to one that was full."""
-        return len(self._owed.waiting) <= min(self._limits.queue, max(_FEW, self._share)) // 2
+        waiting = len(self._owed.waiting)
+        if waiting >= _FEW_LARGE and 2 * self._owed.bytes > self._free:
+            return False
+        return waiting <= min(self._limits.queue, max(_FEW, self._share)) // 2
+
+    @property
+    def _free(self) -> int:
+        """How much more all rules together may keep in memory: a rule has no more than would be left for the others."""
+        return self._limits.bytes - self._held.bytes
 
     @property
     def _share(self) -> int:
@@ -265,7 +285,9 @@ class RuleQueue:
             # It was edited while no host was there, and has no shaping any more: what was held is due.
             before = Shaper(self.rule.shaping, self._note)
             before.load(msgspec.json.decode(state), entries.get)
-            self._owed.waiting.extend(run for run in before.flush() if not self._owed.has(run.seq))
+            for run in before.flush():
+                if not self._owed.has(run.seq):
+                    self._owed.add(run)
             self._owed.write_all()
             self._say_place = True
         self._go_on()
@@ -374,7 +396,8 @@ class RuleQueue:
         self.rule = rule
         before, self._shaper = self._shaper, self._make_shaper(rule, self._shaper)
         if before is not None and self._shaper is None:
-            self._owed.waiting.extend(before.flush())
+            for run in before.flush():
+                self._owed.add(run)
             self._offered_from = None
         # What the rule as it was had matched, the rule as it is may not match again.
         self._owed.write_all()

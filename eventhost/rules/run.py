@@ -26,6 +26,12 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         return self.entries[-1].seq
 
     @property
+    def size(self) -> int:
+        """How long its events' JSON is in bytes."""
+        entries = self.entries
+        return entries[0].size if len(entries) == 1 else sum(entry.size for entry in entries)
+
+    @property
     def entry(self) -> Entry:
         """The event that it is about; its number is the run's too, as an event is in one run of a rule only."""
         return self.entries[-1]

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from eventhost.journal import DeadLetter, Entry, Trace
 from eventhost.rules.delivery import End, Outcome
@@ -50,9 +51,11 @@ def dead_letter(run: Run, rule: str, outcome: Outcome, at_ms: int) -> DeadLetter
     """What is kept of a run that failed for good: all that it takes to try it once more."""
     step = outcome.steps[-1]
     error = step.error or "it failed, and did not say why"
-    return DeadLetter(rule, run.seq, at_ms, step.kind, step.place, step.attempts, error, _encode(run.entries))
+    entries = [{"seq": entry.seq, "at_ms": entry.at_ms, "event": entry.event} for entry in run.entries]
+    return DeadLetter(rule, run.seq, at_ms, step.kind, step.place, step.attempts, error, _encode(entries))
 
 
 def entries_of(letter: DeadLetter) -> tuple[Entry, ...]:
     """The events of a dead letter, oldest first."""
-    return tuple(_decode_entries(letter.entries))
+    entries = _decode_entries(letter.entries)
+    return tuple(replace(entry, size=len(letter.entries) // len(entries)) for entry in entries)

@@ -12,6 +12,7 @@ from typing import Final
 
 from eventhost.event import EnvEvent
 from eventhost.journal import Entry, Journal
+from eventhost.journal.search import between
 
 _id = attrgetter("id")
 
@@ -127,7 +128,10 @@ async def newest_first(journal: Journal) -> AsyncGenerator[list[Sized], None]:
     oldest_ms: float | None = None
     while upto >= journal.first and events < RECALL_EVENTS and size_bytes < RECALL_BYTES:
         after = max(upto - page, journal.first - 1)
-        found = [entry for entry in await journal.read(after, upto - after) if entry.seq <= upto]
+        found, reached = await between(journal, after, upto)
+        if reached < upto:
+            page = max(1, min(page // 2, len(found)))
+            continue
         if found and oldest_ms is None:
             oldest_ms = found[-1].at_ms - WINDOW_S * 1000
         sized = [(entry, len(entry.event.to_json())) for entry in reversed(found) if entry.at_ms >= (oldest_ms or 0)]
