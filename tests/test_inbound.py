@@ -316,7 +316,7 @@ async def test_a_batch_knows_the_size_of_its_events() -> None:
 )
 async def test_garbage_is_counted_and_shown_and_harms_no_neighbour(text: bytes) -> None:
     wire = await received(emitted(), text, emitted())
-    assert wire.inbound.garbage == 1
+    assert wire.log.garbage == 1
     assert len(wire.garbage) == 1
     assert text[:10].decode(errors="replace").rstrip() in wire.garbage[0]
     assert len(wire.garbage[0]) < 300
@@ -328,14 +328,14 @@ async def test_garbage_is_counted_and_shown_and_harms_no_neighbour(text: bytes) 
 async def test_blank_lines_are_nothing() -> None:
     wire = await received("", "  ", emitted(), "\r", "\t", emitted(), "")
     assert wire.receiver.types == ["door.opened"] * 2
-    assert (wire.inbound.garbage, list(wire.log.lines)) == (0, [])
+    assert (wire.log.garbage, list(wire.log.lines)) == (0, [])
 
 
 @pytest.mark.anyio
 async def test_an_event_written_over_several_lines_is_garbage_even_in_one_block() -> None:
     wire = await received(*json.dumps(json.loads(emitted()), indent=1).splitlines(), emitted())
     assert len(wire.receiver.events) == 1
-    assert wire.inbound.garbage > 5
+    assert wire.log.garbage > 5
 
 
 @pytest.mark.anyio
@@ -351,7 +351,7 @@ async def test_a_line_that_is_too_long_is_skipped_and_the_next_one_is_fine() -> 
     assert wire.receiver.types == ["door.opened"] * 2
     [shown] = wire.garbage
     assert f"a line of more than {MAX_LINE_BYTES} bytes, beginning beginningxxx" in shown
-    assert (wire.inbound.garbage, wire.messages) == (1, [])
+    assert (wire.log.garbage, wire.messages) == (1, [])
 
 
 @pytest.mark.anyio
@@ -418,7 +418,7 @@ async def outcome(chunks: Sequence[bytes]) -> tuple[object, ...]:
         wire.receiver.rejections,
         wire.messages,
         list(wire.log.lines),
-        wire.inbound.garbage,
+        wire.log.garbage,
     )
 
 

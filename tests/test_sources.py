@@ -147,6 +147,26 @@ async def test_what_cannot_be_accepted_is_counted_and_shown(host: Hosting) -> No
 
 
 @pytest.mark.anyio
+async def test_what_is_no_message_is_counted_for_as_long_as_the_host_lives(host: Hosting) -> None:
+    body = """
+    def initialized():
+        write("listening\\n")
+        write("{\\n")
+        emit("door.opened")
+    """
+    client = host.source(host.tiny("door", body))
+    await host.events(1)
+    assert client.status().garbage == 2
+    await client.disconnect()
+    assert client.status().garbage == 2
+    client.start()
+    await host.events(2)
+    status = client.status()
+    assert (status.garbage, status.rejected) == (4, 0)
+    assert status.log == ["not a JSON-RPC message: listening", "not a JSON-RPC message: {"] * 2
+
+
+@pytest.mark.anyio
 async def test_what_is_shown_of_refused_events_is_bounded(host: Hosting) -> None:
     body = """
     def initialized():

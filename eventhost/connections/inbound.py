@@ -117,7 +117,6 @@ class Inbound:
         self._taking = True
         self._changed = anyio.Event()
         self._owed: set[str | int] = set()
-        self.garbage = 0
 
     @property
     def takes_events(self) -> bool:
@@ -194,8 +193,7 @@ class Inbound:
 
     def take_garbage(self, text: str) -> None:
         """Count and show what is no message at all."""
-        self.garbage += 1
-        self._log.say("warning", f"not a JSON-RPC message: {text[:200]}")
+        self._log.take_garbage(text)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

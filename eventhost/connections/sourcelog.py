@@ -24,6 +24,7 @@ class SourceLog:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.garbage = 0
         self._rest = b""
         self._second = 0
         self._in_second = 0
@@ -45,6 +46,11 @@ class SourceLog:
         if text := self._rest.decode(errors="replace").rstrip():
             self.say("info", text)
         self._rest = b""
+
+    def take_garbage(self, text: str) -> None:
+        """Count and show what is no message at all."""
+        self.garbage += 1
+        self.say("warning", f"not a JSON-RPC message: {text[:200]}")
 
     def say(self, level: str, text: str) -> None:
         """Keep one line, and pass it to the host's log; a flood is kept here but only counted there."""

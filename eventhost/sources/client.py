@@ -128,6 +128,7 @@ class EventMcpClient:
             last_error=self.problem or connection.last_error,
             last_event_at=self.last_event_at,
             log=list(self._log.lines),
+            garbage=self._log.garbage,
             refused=list(self._refused),
         )
 

@@ -41,6 +41,8 @@ class SourceStatus:
     """When the last event was published, in milliseconds since the epoch."""
     log: list[str]
     """The last 100 lines that the source wrote to stderr or sent as log notifications, oldest first."""
+    garbage: int = 0
+    """How many lines, or messages, were no JSON-RPC; the log has the newest."""
     refused: list[Refused] = field(default_factory=list)
     """The last 10 events that were rejected, oldest first: they are kept nowhere else."""
 
