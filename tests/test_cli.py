@@ -278,6 +278,80 @@ def test_tail_refuses_a_since_that_is_none(host: RunningHost) -> None:
     assert "10m" in done.stderr
 
 
+@dataclass
+class Greeted:
+    """An event for which the rule `greet` has run, and `replay --execute` for it."""
+
+    host: RunningHost
+    seq: int
+
+    def greetings(self) -> int:
+        """How often its rule has run for it."""
+        lines = map(json.loads, self.host.log_file.read_text().splitlines())
+        return sum(line["event"] == "rule_log" and line["seq"] == self.seq for line in lines)
+
+    @property
+    def again(self) -> list[str]:
+        return ["replay", "--execute", "--from", str(self.seq), "--rule", "greet", "--env", str(self.host.root)]
+
+
+@pytest.fixture
+def greeted(host: RunningHost) -> Greeted:
+    said = json.loads(ok("emit", "test.greeted", "--json", "--env", host.root))
+    found = Greeted(host, said["seq"])
+    eventually(lambda: found.greetings() == 1)
+    return found
+
+
+def typed(arguments: list[str], answer: str) -> tuple[int, str]:
+    """What a command ends with, and shows, at a terminal where `answer` is typed once it asks."""
+    ours, theirs = pty.openpty()
+    variables = {**os.environ, "NO_COLOR": "1", "TERM": "dumb"}
+    process = subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables)
+    os.close(theirs)
+    shown = ""
+    with suppress(OSError), open(ours, "r+b", buffering=0) as screen:
+        while piece := screen.read(4096):
+            shown += piece.decode()
+            if answer and "[y/N]" in shown:
+                screen.write(answer.encode())
+                answer = ""
+    return process.wait(SLOW_S), shown
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04"], ids=["no", "nothing", "end"])
+def test_what_is_not_agreed_to_is_not_done_once_more(greeted: Greeted, answer: str) -> None:
+    code, shown = typed(greeted.again, answer)
+    assert code == 1
+    assert f"1 run for the events {greeted.seq} to " in shown
+    assert "greet 1" in shown
+    assert "Do all of them once more?" in shown
+    assert greeted.greetings() == 1
+
+
+def test_what_is_agreed_to_is_done_once_more(greeted: Greeted) -> None:
+    code, shown = typed(greeted.again, "y\n")
+    assert code == 0, shown
+    assert f"1 run done for the events {greeted.seq} to " in shown
+    eventually(lambda: greeted.greetings() == 2)
+
+
+def test_where_nothing_is_to_be_done_nobody_is_asked(greeted: Greeted) -> None:
+    code, shown = typed([*greeted.again, "--type", "nothing.*"], "")
+    assert code == 0
+    assert "nothing to do" in shown
+    assert "[y/N]" not in shown
+
+
+def test_without_a_terminal_it_must_be_said_beforehand(greeted: Greeted) -> None:
+    refused = run(*greeted.again, stdin="y\n")
+    assert refused.returncode == 2
+    assert "nobody is there to be asked; add --yes" in refused.stderr
+    assert greeted.greetings() == 1
+    assert f"1 run done for the events {greeted.seq} to " in ok(*greeted.again, "--yes")
+    eventually(lambda: greeted.greetings() == 2)
+
+
 def test_a_reader_that_leaves_ends_tail_quietly(host: RunningHost) -> None:
     piped = f"'{sys.executable}' -m eventhost tail --since 1h --env '{host.root}' | head -n 1"
     done = subprocess.run(["sh", "-c", piped], capture_output=True, text=True, timeout=SLOW_S, check=True)

@@ -77,7 +77,7 @@ def _confirmed(request: Mapping[str, Any], env: str | None) -> str:
         raise typer.BadParameter("nobody is there to be asked; add --yes", param_hint="--execute")
     end = _end(connect(env).lines("/replay", {**request, "speed": 0}), lambda line: None)
     by_rule = ", ".join(f"{printable(rule)} {count}" for rule, count in end["by_rule"].items())
-    print(f"{end['runs']} runs for the events {end['first']} to {end['last']}: {by_rule or 'nothing to do'}")
+    print(f"{_runs(end)} for the events {end['first']} to {end['last']}: {by_rule or 'nothing to do'}")
     if not end["runs"] or not typer.confirm("Do all of them once more?"):
         raise typer.Exit(0 if not end["runs"] else 1)
     return str(end["last"])
@@ -132,13 +132,16 @@ def _print(lines: Iterable[Any], as_json: bool) -> Mapping[str, Any]:
         return end
     did = "done" if "failed" in end else "to do"
     failed = f", {end['failed']} of them failed" if end.get("failed") else ""
-    runs = "1 run" if end["runs"] == 1 else f"{end['runs']} runs"
-    print(f"{runs} {did} for the events {end['first']} to {end['last']}{failed}")
+    print(f"{_runs(end)} {did} for the events {end['first']} to {end['last']}{failed}")
     for rule, count in end["held"].items():
         print(f"    {printable(rule)}: {count} events would still be held")
     for rule, count in end["condition_errors"].items():
         print(f"    {printable(rule)}: for {count} events its condition cannot be told, which counts as false")
     return end
+
+
+def _runs(end: Mapping[str, Any]) -> str:
+    return "1 run" if end["runs"] == 1 else f"{end['runs']} runs"
 
 
 def _end(lines: Iterable[Any], show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
