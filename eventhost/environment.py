@@ -51,6 +51,7 @@ from eventhost.gaps import Gap, Gaps, Reason
 from eventhost.journal import Change, DeadLetter, Entry, Journal, Loss, MemoryJournal, SqliteJournal, open_journal
 from eventhost.journal.file import JournalFile
 from eventhost.journal.retention import Limits
+from eventhost.message import normalize_and_tell
 from eventhost.rules import (
     USER_QUERY,
     Emitted,
@@ -66,7 +67,8 @@ from eventhost.rules import (
 from eventhost.rules.again import Again, Request, chosen, told
 from eventhost.rules.explain import Explanation, explain
 from eventhost.rules.letters import Handled, Several, handle, only
-from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first
+from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first, record
+from eventhost.sources.raw import Record
 from eventhost.tools import McpManager
 
 log = structlog.get_logger()
@@ -124,6 +126,7 @@ class ServerEnvironment:
         self._sources: EventMcpManager
         self._rules: RuleEngine
         self._hands: Hands
+        self._record: Record | None
 
     @classmethod
     def from_path(cls, root: str | Path, *, start_sources: bool = True) -> ServerEnvironment:
@@ -154,7 +157,9 @@ class ServerEnvironment:
             last = await journal.read(journal.head - 1, 1) if journal.crashed else ()
             gaps = Gaps(self._say)
             self.bus = await stack.enter_async_context(EnvEventBus(journal, gaps.tell))
-            self._sources = EventMcpManager(self._pool, self.bus.publish_batch)
+            tracing = Tracing(self.config.journal.trace)
+            self._record = None if tracing is Tracing.OFF else partial(record, journal)
+            self._sources = EventMcpManager(self._pool, self.bus.publish_batch, self._record)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self._announce)
@@ -175,7 +180,7 @@ class ServerEnvironment:
             self._rules = RuleEngine(
                 self.bus,
                 self._hands,
-                tracing=Tracing(self.config.journal.trace),
+                tracing=tracing,
             )
             self._rule_set = read_rules(self.config, self._rule_set)
             self.config = _without_trees(self.config)
@@ -259,9 +264,13 @@ class ServerEnvironment:
             EventRejected: the mapping is no event.
             BusClosed: the host is stopping.
         """
-        if not isinstance(event, EnvEvent):
-            event = normalize(RawEvent.from_value(event), SourceProfile(source))
-        return event, await self.bus.publish(event)
+        if isinstance(event, EnvEvent):
+            return event, await self.bus.publish(event)
+        event, message = normalize_and_tell(RawEvent.from_value(event), SourceProfile(source))
+        seq = await self.bus.publish(event)
+        if message is not None and self._record is not None:
+            await self._record([(seq, message)])
+        return event, seq
 
     async def import_events(self, events: Sequence[EnvEvent]) -> int:
         """Publish events as they are, with the `source_name` that they bear: for the operator, never for a source.
@@ -402,13 +411,9 @@ class ServerEnvironment:
         Raises:
             NotFound: none is called so, or several.
         """
-        profiles = {
-            source.name: SourceProfile(source.name, source.event_types, source.metadata)
-            for source in self.config.sources.values()
-        }
         with anyio.move_on_after(RECORDS_S):
             await self._rules.needed()  # what was done is written a moment later; a full disk may make it wait
-        told = partial(explain, rules=self._rule_set, root=self.root, every=every, only=only, profiles=profiles)
+        told = partial(explain, rules=self._rule_set, root=self.root, every=every, only=only)
         if self.config.journal.type == "memory":
             return await told(self.bus.journal, event)
         with JournalFile(self.root / self.config.journal.path) as journal:  # which is sifted much faster

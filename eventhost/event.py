@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
-from operator import attrgetter
 from re import compile as compile_regex
 from typing import Annotated, Any
 
@@ -40,7 +39,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 
-class EnvEvent(msgspec.Struct, frozen=True, gc=False):
+class EnvEvent(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Something that happened: the one shape in which every room of the host sees an event.
 
     `timestamp` is in milliseconds since the epoch. `id` is unique within a source only. `metadata["source_name"]` is
@@ -79,8 +78,8 @@ def event_name(event: EnvEvent) -> str:
     return f"{event.metadata.get('source_name', '')}:{event.id}"
 
 
-class RawEvent(msgspec.Struct, gc=False):
-    """An event as a source said it, in part and of whatever types. Unknown fields are left out."""
+class RawEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An event as a source said it, in part and of whatever types; `OddEvent` if it said more than that."""
 
     type: Any = None
     id: Any = None
@@ -89,15 +88,30 @@ class RawEvent(msgspec.Struct, gc=False):
     payload: Any = None
 
     @classmethod
-    def from_value(cls, value: Any) -> RawEvent:
-        """The fields of a JSON object that was decoded elsewhere.
+    def from_value(cls, value: Any, envelope: Mapping[str, Any] | None = None) -> RawEvent:
+        """The fields of a JSON object that was decoded elsewhere; `envelope`, if it is worth telling, came around it.
 
         Raises:
             EventRejected: `value` is not an object.
         """
         if not isinstance(value, Mapping):
             raise EventRejected(f"an event must be an object, got {_kind(value)}")
-        return cls(*(value.get(name) for name in cls.__struct_fields__))
+        said = value.get
+        fields = said("type"), said("id"), said("timestamp"), said("metadata"), said("payload")
+        if not envelope and value.keys() <= _RAW_FIELDS:
+            return RawEvent(*fields)
+        more = {name: value[name] for name in value if name not in _RAW_FIELDS}
+        return OddEvent(*fields, more, envelope or {})
+
+
+class OddEvent(RawEvent, gc=False):
+    """An event with which a source said what no event holds: `more` fields, or something in the message around it."""
+
+    more: Mapping[str, Any] = {}
+    envelope: Mapping[str, Any] = {}
+
+
+_RAW_FIELDS = frozenset(RawEvent.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +170,8 @@ def normalize(
     `id` is kept (a number as its text), else a time-ordered UUID (version 7); `timestamp` may be milliseconds or ISO
     8601, else it is now; the source's configured metadata lies under what the source said; `source_name` cannot be
     forged; a payload that is no object becomes `{"value": …}`. What a source said in full, as an `EnvEvent` that
-    nobody else has seen, is completed in place.
+    nobody else has seen, is completed in place. In `metadata` what the source said stands before `source_name`, and
+    what the host added after it.
 
     `at_most_bytes` bounds the size of its JSON text where that is known: it saves measuring a small one.
 
@@ -164,11 +179,8 @@ def normalize(
         EventRejected: saying which field is wrong, and how.
     """
     if type(raw) is EnvEvent:
-        event, metadata = raw, raw.metadata
-        for key, value in source.metadata.items():
-            metadata.setdefault(key, value)
-        metadata.setdefault("source", source.name)
-        metadata["source_name"] = source.name
+        event = raw
+        _add_own(raw.metadata, source)
     else:
         event = _complete(raw, source, now_ms)  # type: ignore[arg-type]
     if not source.allows[event.type]:
@@ -184,46 +196,6 @@ def normalize(
     return event
 
 
-_type = attrgetter("type")
-
-
-@dataclass(frozen=True, slots=True)
-class Normalized:
-    """What became of a batch: the events in order, those that were refused and why, whose timestamp the host made."""
-
-    events: list[EnvEvent]
-    refused: list[tuple[RawEvent | EnvEvent, EventRejected]]
-    untimed: frozenset[str]
-    """Ids."""
-
-
-def normalize_batch(raws: list[RawEvent | EnvEvent], source: SourceProfile, at_most_bytes: int) -> Normalized:
-    """What `normalize` gives for each; several times as fast where a source said all of them in full and shallow."""
-    if at_most_bytes <= SHALLOW_BYTES and not source.metadata and set(map(type, raws)) == {EnvEvent}:
-        whole: list[EnvEvent] = raws  # type: ignore[assignment]
-        if all(map(source.allows.__getitem__, set(map(_type, whole)))):
-            name = source.name
-            for event in whole:
-                metadata = event.metadata
-                if "source" not in metadata:
-                    metadata["source"] = name
-                metadata["source_name"] = name
-            return Normalized(whole, [], frozenset())
-    events: list[EnvEvent] = []
-    refused: list[tuple[RawEvent | EnvEvent, EventRejected]] = []
-    untimed: set[str] = set()
-    for raw in raws:
-        try:
-            event = normalize(raw, source, at_most_bytes=at_most_bytes)
-        except EventRejected as error:
-            refused.append((raw, error))
-        else:
-            events.append(event)
-            if raw.timestamp is None:
-                untimed.add(event.id)
-    return Normalized(events, refused, frozenset(untimed))
-
-
 def _complete(raw: RawEvent, source: SourceProfile, now_ms: int | None) -> EnvEvent:
     event_type, metadata, payload = raw.type, raw.metadata, raw.payload
     if type(event_type) is not str or not event_type:
@@ -234,17 +206,26 @@ def _complete(raw: RawEvent, source: SourceProfile, now_ms: int | None) -> EnvEv
         metadata = {}
     elif type(metadata) is not dict:
         raise EventRejected(f"metadata: an object is required, got {_kind(metadata)}")
-    metadata = {"source": source.name, **source.metadata, **metadata, "source_name": source.name}
+    metadata = dict(metadata)
+    metadata.pop("source_name", None)
+    _add_own(metadata, source)
     if type(payload) is not dict:
         payload = {} if payload is None else {"value": payload}
     event_id, timestamp = raw.id, raw.timestamp
     if type(event_id) is not str or not event_id or len(event_id) > MAX_ID_LENGTH:
-        event_id = _id(event_id)
+        event_id = _id(event_id, timestamp is None)
     if type(timestamp) is not int:
         timestamp = _milliseconds(timestamp, now_ms)
     if abs(timestamp) > MAX_TIMESTAMP:
         raise EventRejected(f"timestamp: {timestamp} is not in milliseconds since 1970")
     return EnvEvent(event_id, event_type, timestamp, metadata, payload)
+
+
+def _add_own(metadata: dict[str, Any], source: SourceProfile) -> None:
+    metadata["source_name"] = source.name
+    for key, value in source.metadata.items():
+        metadata.setdefault(key, value)
+    metadata.setdefault("source", source.name)
 
 
 def _check_depth(event: EnvEvent) -> None:
@@ -270,9 +251,10 @@ def _check_size(event: EnvEvent) -> None:
         raise EventRejected(f"{size} bytes, at most {MAX_EVENT_BYTES} are accepted")
 
 
-def _id(value: Any) -> str:
+def _id(value: Any, untimed: bool) -> str:
     if value is None or value == "":
-        return uuid7()
+        made = uuid7()
+        return f"{made[:14]}{_MADE[untimed]}{made[18:]}"
     if isinstance(value, str):
         raise EventRejected(f"id: {len(value)} characters, at most {MAX_ID_LENGTH} are accepted")
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -305,6 +287,16 @@ def _kind(value: Any) -> str:
         return "an empty string"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", dict: "an object", list: "a list"}
     return names.get(type(value), type(value).__name__)
+
+
+def is_made(event_id: str) -> bool:
+    """Whether an id looks like those that `normalize` makes."""
+    return event_id[14:18] in _MADE
+
+
+_MADE = ("7eb0", "7eb1")
+"""The third group of an id that `normalize` made, beside a timestamp that was said, or that it made, too. RFC 9562
+leaves all but the version to whoever makes it."""
 
 
 def uuid7() -> str:

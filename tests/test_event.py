@@ -27,13 +27,14 @@ from eventhost.event import (
     SHALLOW_BYTES,
     UNMEASURED_BYTES,
     EnvEvent,
+    OddEvent,
     RawEvent,
     SourceProfile,
     TypeGlobs,
     normalize,
-    normalize_batch,
     uuid7,
 )
+from eventhost.message import normalize_batch
 
 DOOR = SourceProfile("door")
 NOW_MS = 1_700_000_000_000
@@ -173,8 +174,10 @@ def test_only_an_object_is_an_event(value: object) -> None:
         RawEvent.from_value(value)
 
 
-def test_a_raw_event_leaves_out_what_it_does_not_know() -> None:
-    assert RawEvent.from_value({"type": "a", "colour": "red", "payload": None}) == RawEvent(type="a")
+def test_a_raw_event_keeps_apart_what_no_event_holds() -> None:
+    assert RawEvent.from_value({"type": "a", "payload": None}) == RawEvent(type="a")
+    assert RawEvent.from_value({"type": "a", "colour": "red"}) == OddEvent(type="a", more={"colour": "red"})
+    assert normalize(OddEvent(type="a", id="7", more={"colour": "red"}), DOOR).payload == {}
 
 
 def test_types_that_are_not_configured_are_refused_by_name() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eventhost.actions import Hands
@@ -20,16 +23,21 @@ from eventhost.bus import EnvEventBus
 from eventhost.cli.app import app
 from eventhost.cli.explain import _lines
 from eventhost.config.tree import Tree
+from eventhost.connections import Batch, SourceLog
+from eventhost.connections.inbound import Inbound
 from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConnectionLost, JournalUnusable, NotFound
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize, uuid7
 from eventhost.journal import Change, Entry, MemoryJournal, Pending, Position, open_journal, search
 from eventhost.journal.file import JournalFile
 from eventhost.journal.search import find
+from eventhost.message import given_back, normalize_batch
 from eventhost.rules import Limits, RuleEngine, RuleSet, Tracing, parse_rules
 from eventhost.rules import explain as room
 from eventhost.rules.explain import Explanation, explain
 from eventhost.rules.trial import Fate
+from eventhost.sources import record
+from eventhost.sources.raw import MOST_BYTES
 from eventhost.web.app import create_app
 from eventhost.web.guard import Guard
 
@@ -351,16 +359,201 @@ async def test_causes_that_a_source_makes_up_do_no_harm(world: World) -> None:
         assert shown(explanation)
 
 
+# What was said
+
+
 async def test_what_the_host_added_is_told(world: World) -> None:
     profile = SourceProfile("s", metadata={"room": "cellar"})
     bare, full = normalize(RawEvent("t"), profile), normalize(RawEvent("t", "7", 5, {"room": "attic"}), profile)
-    await world.journal.append([bare, full])
-    first, second = [await world.explain(handle, made(), profiles={"s": profile}) for handle in ("1", "2")]
+    await world.journal.append([bare, full, event(uuid7())])
+    first, second, third = [await world.explain(handle, made()) for handle in ("1", "2", "3")]
     assert first.normalized == {
         "metadata": {"source_name": "s", "source": "s", "room": "cellar"}, "id": "made", "timestamp": "made",
     }  # fmt: skip
     assert second.normalized == {"metadata": {"source_name": "s", "source": "s"}, "id": "given", "timestamp": "given"}
-    assert "metadata.source_name, metadata.source, metadata.room, id, timestamp by the host" in "\n".join(shown(first))
+    assert third.normalized == {"metadata": {"source_name": "s"}, "id": "given", "timestamp": "given"}
+    assert "metadata.source_name, metadata.room, metadata.source, id, timestamp by the host" in "\n".join(shown(first))
+
+
+EMITTED, MESSAGE = "notifications/eventsource/emitted", "notifications/message"
+FULL: dict[str, Any] = {"type": "t", "id": "a", "timestamp": 5, "metadata": {"source": "x"}, "payload": {"n": 1}}
+LOOKS_MADE = normalize(RawEvent("t"), SourceProfile("s")).id
+
+COMPUTED: list[dict[str, Any]] = [
+    FULL,
+    {**FULL, "metadata": {"room": 1, "source": "s"}},
+    {**FULL, "metadata": {"room": 1}},
+    {**FULL, "metadata": {"configured": "otherwise"}},
+    {"type": "t"},
+    {"type": "t", "payload": {"n": 1}},
+    {"type": "t", "timestamp": 5},
+    {"type": "t", "metadata": {"room": 1}},
+    {"type": "t", "id": "a", "timestamp": 5},
+    {"type": "t", "id": LOOKS_MADE, "timestamp": 5, "metadata": {"source": "s"}},
+]
+RECORDED: list[dict[str, Any]] = [
+    {"type": "t", "payload": "text"},
+    {"type": "t", "payload": [1]},
+    {"type": "t", "payload": False},
+    {"type": "t", "timestamp": "2026-11-20T08:00:00Z"},
+    {"type": "t", "timestamp": 5.75},
+    {"type": "t", "id": 7},
+    {"type": "t", "id": ""},
+    {"type": "t", "id": "a"},
+    {"type": "t", "metadata": {"source": "x"}},
+    {"type": "t", "colour": "red"},
+    {"type": "t", "more": 1, "envelope": {"a": 1}},
+    {**FULL, "colour": "red"},
+    {**FULL, "id": LOOKS_MADE, "metadata": {}},
+    {**FULL, "metadata": {"source_name": "bank", "room": 1}},
+    {**FULL, "metadata": {"source_name": "s"}},
+    {"type": "t", "metadata": {"source_name": {"a": 1}}},
+]
+
+
+class Sent:
+    """A source whose lines go the whole way to a journal, and what `explain` says of each."""
+
+    def __init__(self, world: World, **metadata: Any) -> None:
+        self.world, self.profile = world, SourceProfile("s", metadata=metadata)
+
+    async def send(self, *messages: dict[str, Any]) -> list[dict[str, Any]]:
+        """What `explain` tells of the `raw` of each."""
+        block = b"".join(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n" for message in messages)
+        inbound = Inbound(self, SourceLog("s"), lambda: None)
+        async with inbound.running():
+            await inbound.take_block(block, self._forward)
+        last = self.world.journal.head
+        told = [await self.world.explain(str(seq), made()) for seq in range(last - len(messages) + 1, last + 1)]
+        return [one.to_json()["raw"] for one in told if shown(one)]
+
+    async def _forward(self, message: Any) -> None:
+        raise AssertionError(f"no event: {message}")
+
+    async def accept(self, batch: Batch) -> None:
+        normalized = normalize_batch(batch.events, self.profile, batch.at_most_bytes)
+        assert not normalized.refused
+        first = await self.world.journal.append(normalized.events)
+        numbers = {id(one): seq for seq, one in enumerate(normalized.events, first)}
+        messages = [(numbers[id(one)], message) for one, message in normalized.altered]
+        if messages:
+            await record(self.world.journal, messages)
+
+    def reject(self, reason: str, event: Any = None) -> None:
+        raise AssertionError(reason)
+
+    def resource_updated(self, uri: str) -> None: ...
+
+
+def emitted(said: dict[str, Any], **around: Any) -> dict[str, Any]:
+    return {"method": EMITTED, "params": {"level": "info", "data": said} | around}
+
+
+CONFIGURED: list[dict[str, Any]] = [{}, {"configured": 1}, {"source": "hall", "source_name": "x"}]
+
+
+@pytest.mark.parametrize("metadata", CONFIGURED)
+async def test_raw_is_what_was_sent(world: World, metadata: dict[str, Any]) -> None:
+    sent = Sent(world, **metadata)
+    for said, recorded in [(said, False) for said in COMPUTED] + [(said, True) for said in RECORDED]:
+        for message in (emitted(said), {"method": "eventsource/event", "params": said},
+                        {"method": MESSAGE, "params": {"level": "info", "data": said}}):  # fmt: skip
+            assert await sent.send(message) == [{"message": said, "recorded": recorded, "cut": False}], said
+    alike = [emitted(said) for said in COMPUTED + RECORDED]
+    assert [raw["message"] for raw in await sent.send(*alike)] == COMPUTED + RECORDED
+
+
+async def test_what_came_around_an_event_is_told_where_it_says_something(world: World) -> None:
+    for message, envelope in (
+        (emitted(FULL, level="warning"), {"method": EMITTED, "level": "warning"}),
+        (emitted(FULL, _meta={"k": 1}), {"method": EMITTED, "_meta": {"k": 1}}),
+        ({"method": MESSAGE, "params": {"level": "error", "logger": "lock", "data": FULL}},
+         {"method": MESSAGE, "level": "error", "logger": "lock"}),
+    ):  # fmt: skip
+        [raw] = await Sent(world).send(message)
+        assert raw == {"message": FULL, "recorded": True, "cut": False, "envelope": envelope}
+    assert 'in {"method": "notifications/message", "level": "error", "logger": "lock"}' in "\n".join(
+        shown(await world.explain(str(world.journal.head), made()))
+    )
+
+
+async def test_what_is_recorded_of_a_long_message_is_cut_and_says_so(world: World) -> None:
+    said = {"type": "t", "payload": "é" * 5000}
+    [raw] = await Sent(world).send(emitted(said, logger="x" * 5000))
+    text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    assert (raw["recorded"], raw["cut"]) == (True, True)
+    assert text.startswith(raw["message"])
+    assert MOST_BYTES - 1 <= len(raw["message"].encode()) <= MOST_BYTES
+    assert len(json.dumps(raw["envelope"])) < 1000
+    explanation = await world.explain("1", made())
+    assert (explanation.normalized["id"], explanation.normalized["timestamp"]) == ("made", "made")
+    assert any(line.startswith("    raw (recorded, cut) {") for line in shown(explanation))
+
+
+async def test_what_was_normalized_is_told_by_what_was_recorded(world: World) -> None:
+    await Sent(world).send(emitted({"type": "t", "id": "a", "metadata": {"room": 1, "source_name": "bank"}}))
+    told = (await world.explain("1", made())).normalized
+    assert told == {"metadata": {"source_name": "s", "source": "s"}, "id": "given", "timestamp": "made"}
+
+
+async def test_what_rules_and_the_host_publish_nobody_sent(world: World) -> None:
+    await world.journal.append([event("a")])
+    [cause] = await world.journal.read(0, 1)
+    await world.journal.append([caused_event("b", {}, cause=cause, rule="r", place="0"), event("b", source="host")])
+    for handle in ("2", "3"):
+        explanation = await world.explain(handle, made())
+        assert explanation.to_json()["raw"] is None
+        assert not any(line.startswith("    raw") for line in shown(explanation))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+json_objects = st.dictionaries(st.sampled_from(["source", "source_name", "room", "a"]), json_values, max_size=3)
+anything_said = st.fixed_dictionaries(
+    {"type": st.sampled_from(["t", "u"])},
+    optional={
+        "id": json_values | st.sampled_from(["a", "", LOOKS_MADE]),
+        "timestamp": json_values | st.sampled_from([5, 7.5, "2026-11-20T08:00:00Z"]),
+        "metadata": json_objects | json_values,
+        "payload": json_objects | json_values,
+        "colour": json_values,
+        "more": json_values,
+    },
+)
+
+
+@given(st.lists(anything_said, min_size=1, max_size=4), json_objects, st.booleans())
+def test_what_was_said_is_given_back_or_recorded(
+    said: list[dict[str, Any]], configured: dict[str, Any], in_full: bool
+) -> None:
+    if in_full:
+        said = [{"id": "a", "timestamp": 5, "metadata": {}, "payload": {}} | one for one in said]
+    raws: list[RawEvent | EnvEvent] = []
+    for one in said:
+        text = msgspec.json.encode(one)
+        try:
+            raws.append(msgspec.json.decode(text, type=EnvEvent))
+        except msgspec.ValidationError:
+            raws.append(RawEvent.from_value(msgspec.json.decode(text)))
+    normalized = normalize_batch(raws, SourceProfile("s", metadata=configured), 100)
+    refused = {id(raw) for raw, _ in normalized.refused}
+    accepted = [one for one, raw in zip(said, raws, strict=True) if id(raw) not in refused]
+    told = {id(one): message.said for one, message in normalized.altered}
+    for one, became in zip(accepted, normalized.events, strict=True):
+        kept = EnvEvent.from_json(became.to_json())  # as it is had from a journal
+        given = told.get(id(became), given_back(kept).said)
+        assert plain(given) == plain(one)
+
+
+def plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: null, and empty `metadata` and `payload`."""
+    nothing = {"metadata": {}, "payload": {}}
+    told = {key: value for key, value in said.items() if value is not None and nothing.get(key) != value}
+    return msgspec.json.decode(msgspec.json.encode(told))
 
 
 async def test_an_id_that_was_used_before_is_told(world: World) -> None:
@@ -469,3 +662,26 @@ async def test_a_host_answers_over_http_and_its_files_offline(tmp_path: Path, mo
                    for verb in (["explain", "1"], ["replay"], ["rule", "diff"])]  # fmt: skip
     assert not any("s3cr3t" in text for text in everything)
     assert "EVENTHOST_TEST_SECRET" in everything[-2]
+
+
+@pytest.mark.parametrize("trace", ["all", "failures", "off"])
+async def test_what_is_posted_is_recorded_unless_nothing_is_to_be(tmp_path: Path, trace: str) -> None:
+    write_environment(tmp_path, trace=trace)
+    said = {"type": "bell", "payload": ["two", "times"]}
+    async with ServerEnvironment.from_path(tmp_path) as environment:
+        transport = httpx2.ASGITransport(app=Guard(create_app(environment), port=8001))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001") as http:
+            seq = (await http.post("/events", json=said)).json()["seq"]
+            raw = (await http.get(f"/events/{seq}/explain")).json()["raw"]
+    if trace == "off":
+        assert raw == {
+            "message": {"type": "bell", "payload": {"value": ["two", "times"]}},
+            "recorded": False,
+            "cut": False,
+        }
+    else:
+        assert raw == {"message": said, "recorded": True, "cut": False}
+    offline = await anyio.to_thread.run_sync(
+        lambda: CliRunner().invoke(app, ["explain", str(seq), "--json", "--env", str(tmp_path)])
+    )
+    assert json.loads(offline.stdout)["raw"] == raw

@@ -23,6 +23,7 @@ FLOORS = {
     "expression": 1,
     "config": 1,
     "exchange": 1,
+    "message": 1,
     "kit": 1,  # knows nothing of the host; an in-process source of it is hosted by `connections`
     "gaps": 2,
     "journal": 2,

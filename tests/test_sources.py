@@ -24,6 +24,7 @@ from eventhost.connections import connection as connection_room
 from eventhost.errors import ConnectionLost, NotFound
 from eventhost.event import EnvEvent
 from eventhost.journal import Entry, MemoryJournal
+from eventhost.message import Message
 from eventhost.sources import EventMcpClient, EventMcpManager, newest_first
 from eventhost.sources import acknowledge as acknowledge_room
 from eventhost.sources import dedup as dedup_room
@@ -60,13 +61,14 @@ class Gated:
         self.waiting = 0
         self.failure: Exception | None = None
 
-    async def __call__(self, events: Sequence[EnvEvent]) -> None:
+    async def __call__(self, events: Sequence[EnvEvent]) -> int:
         self.waiting += 1
         await self.gate.wait()
         self.waiting -= 1
         if self.failure is not None:
             raise self.failure
         self.events += events
+        return len(self.events) - len(events) + 1
 
     def source(self, host: Hosting, server: Any, **more: Any) -> EventMcpClient:
         client = EventMcpManager(host.pool, self).add(source_config(server, **more))
@@ -550,6 +552,34 @@ async def test_an_event_that_comes_twice_is_published_once(host: Hosting) -> Non
     assert [event.payload.get("n") for event in events] == [1, 1, 2, 2, 1, 1, None]
     assert (client.published, client.deduplicated) == (7, 3)
     assert client._window.reused == 2
+
+
+@pytest.mark.anyio
+async def test_what_an_event_does_not_give_back_is_recorded_under_its_number(host: Hosting) -> None:
+    body = """
+    def initialized():
+        emit(id="1", timestamp=5, payload="a")
+        emit(id="2", timestamp=5, payload={"a": 1})
+        emit(id="1", timestamp=5, payload="a")
+        emit(id="3", timestamp=5, colour="red")
+        emit(id="4", type="", payload="a")
+        emit(id="5", timestamp=5)
+    """
+    recorded: dict[int, Any] = {}
+
+    async def take(messages: Sequence[tuple[int, Message]]) -> None:
+        assert messages
+        recorded.update({seq: message.said for seq, message in messages})
+
+    client = EventMcpManager(host.pool, host.bus.publish_batch, take).add(source_config(host.tiny("door", body)))
+    client.start()
+    events = await host.events(4)
+    assert ids(events) == ["1", "2", "3", "5"]
+    await until(lambda: len(recorded) == 2)
+    assert recorded == {
+        1: {"id": "1", "type": "door.opened", "timestamp": 5, "payload": "a"},
+        3: {"id": "3", "type": "door.opened", "timestamp": 5, "colour": "red"},
+    }
 
 
 @pytest.mark.anyio

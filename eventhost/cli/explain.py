@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import typer
 
-from eventhost.cli.rule import profiles_of, read_environment, seen_line
+from eventhost.cli.rule import read_environment, seen_line
 from eventhost.cli.show import JsonOption, clock, print_json, printable, styled
 from eventhost.cli.target import EnvOption, connect, folder, is_url
 from eventhost.errors import ConnectionLost, JournalUnusable
@@ -80,8 +80,7 @@ def _from_files(root: Path, event: str, rule: str | None, every: bool) -> Any:
 
     async def ask() -> Explanation:
         with journal_file(config) as journal:
-            profiles = profiles_of(config)
-            return await explain(journal, event, rules, root=root, every=every, only=rule, profiles=profiles)
+            return await explain(journal, event, rules, root=root, every=every, only=rule)
 
     return msgspec.to_builtins(anyio.run(ask).to_json())
 
@@ -96,6 +95,8 @@ def _lines(told: Mapping[str, Any]) -> Iterator[str]:
     others = {key: value for key, value in metadata.items() if key not in ("source", "source_name")}
     if others:
         yield f"    metadata {_compact(others)}"
+    if raw := told["raw"]:
+        yield f"    raw {_raw(raw)}"
     yield f"    normalized: {_normalized(told['normalized'])}"
     duplicate = told["duplicate"]
     again = f"its id was that of #{duplicate['before']} too, with other content" if "before" in duplicate else "no"
@@ -120,6 +121,13 @@ def _normalized(told: Mapping[str, Any]) -> str:
     parts = [f"metadata.{key}" for key in told["metadata"]]
     parts += [key for key in ("id", "timestamp") if told[key] == "made"]
     return printable(f"{', '.join(parts)} by the host") if parts else "as it came"
+
+
+def _raw(raw: Mapping[str, Any]) -> str:
+    text = raw["message"] if raw["cut"] else json.dumps(raw["message"], ensure_ascii=False)
+    around = f" in {_compact(raw['envelope'])}" if "envelope" in raw else ""
+    from_where = "recorded" if raw["recorded"] else "computed"
+    return f"({from_where}{', cut' if raw['cut'] else ''}) {printable(_cut(text))}{around}"
 
 
 def _rule(rule: Mapping[str, Any]) -> Iterator[str]:

@@ -70,8 +70,10 @@ class Receiver(Protocol):
         ...
 
 
-class _InFull(msgspec.Struct, gc=False):
+# What says more than these fields, or another level, is taken the longer way, by which nothing of it is lost.
+class _InFull(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     data: EnvEvent
+    level: Literal["info"] = "info"
 
 
 class _EmittedInFull(msgspec.Struct, gc=False):
@@ -79,8 +81,9 @@ class _EmittedInFull(msgspec.Struct, gc=False):
     params: _InFull
 
 
-class _Params(msgspec.Struct, gc=False):
+class _Params(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     data: RawEvent
+    level: Literal["info"] = "info"
 
 
 class _Emitted(msgspec.Struct, gc=False):
@@ -91,6 +94,11 @@ class _Emitted(msgspec.Struct, gc=False):
 class _Event(msgspec.Struct, gc=False):
     method: str
     params: RawEvent
+
+
+class _Odd(msgspec.Struct):
+    method: str
+    params: dict[str, Any]
 
 
 # Mostly a whole block of lines holds nothing but events, each of them complete: then it is decoded in one go.
@@ -104,6 +112,7 @@ _FAST: tuple[tuple[bytes, str, Callable[[bytes], _Emitted | _Event]], ...] = (
     (b'"' + wire.MESSAGE.encode() + b'"', wire.MESSAGE, msgspec.json.Decoder(_Emitted).decode),
     (b'"' + wire.EVENT.encode() + b'"', wire.EVENT, msgspec.json.Decoder(_Event).decode),
 )
+_decode_odd = msgspec.json.Decoder(_Odd).decode
 
 
 class Inbound:
@@ -173,13 +182,13 @@ class Inbound:
             return False
         method, params = message.method, message.params or {}
         if method == wire.EMITTED:
-            await self._put_value(params.get("data"))
+            await self._put_value(params.get("data"), _envelope(method, params))
         elif method == wire.EVENT:
             await self._put_value(params)
         elif method == wire.MESSAGE:
             data = params.get("data")
             if isinstance(data, Mapping) and isinstance(data.get("type"), str):
-                await self._put_value(data)
+                await self._put_value(data, _envelope(method, params))
             else:
                 text = data if isinstance(data, str) else msgspec.json.encode(data).decode()
                 self._log.say(str(params.get("level", "info")), text)
@@ -236,7 +245,7 @@ class Inbound:
         try:
             notification = decode(line)
         except (msgspec.MsgspecError, RecursionError):
-            return None
+            return _odd_event(line, method)
         params = notification.params
         event = params.data if isinstance(params, _Params) else params
         if notification.method != method or (method == wire.MESSAGE and type(event.type) is not str):
@@ -252,10 +261,11 @@ class Inbound:
         if not await self.take_message(message):
             await forward(SessionMessage(message))
 
-    async def _put_value(self, value: Any) -> None:
+    async def _put_value(self, value: Any, envelope: Mapping[str, Any] | None = None) -> None:
         try:
             text = msgspec.json.encode(value)
-            event = RawEvent.from_value(msgspec.json.decode(text))  # Python's parsers let `NaN` through
+            # Python's parsers let `NaN` through
+            event = RawEvent.from_value(msgspec.json.decode(text), envelope)
         except (EventRejected, msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             if self._receiver is not None:
                 self._receiver.reject(str(error))
@@ -276,6 +286,27 @@ class Inbound:
     def _notice(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+def _odd_event(line: bytes, method: str) -> RawEvent | None:
+    """The event in a notification that says more than an event holds; none if it is no such notification."""
+    try:
+        notification = _decode_odd(line)
+        params = notification.params
+        event = (
+            RawEvent.from_value(params)
+            if method == wire.EVENT
+            else RawEvent.from_value(params.get("data"), _envelope(method, params))
+        )
+    except (EventRejected, msgspec.MsgspecError, RecursionError):
+        return None
+    return event if notification.method == method and (method != wire.MESSAGE or type(event.type) is str) else None
+
+
+def _envelope(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth telling of what came beside an event: nothing of `level: "info"`."""
+    beside = {name: value for name, value in params.items() if name != "data" and (name, value) != ("level", "info")}
+    return {"method": method, **beside} if beside else {}
 
 
 def _no_line_exceeds(block: bytes, length: int) -> bool:

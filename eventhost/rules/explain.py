@@ -16,7 +16,7 @@ import anyio.lowlevel
 import msgspec
 
 from eventhost.actions.caused import HOST, RULES
-from eventhost.event import EnvEvent, SourceProfile, event_name
+from eventhost.event import EnvEvent, event_name
 from eventhost.journal import DeadLetter, Entry, Progress, Trace
 from eventhost.journal.file import Recorded
 from eventhost.journal.search import backwards, find, forwards
@@ -25,6 +25,7 @@ from eventhost.rules.replay import Replay, Span, play
 from eventhost.rules.rule import Rule
 from eventhost.rules.shaper import Verdict
 from eventhost.rules.trial import Fate, Trial, answers, concerns, try_rule
+from eventhost.sources.raw import RULE, Raw, raw_of
 
 FEW: Final = 20
 """With no more rules than these, each that is for the event's type is told about; with more, those that match."""
@@ -39,7 +40,6 @@ _SHAPED_SEARCHED: Final = 10_000
 _LETTERS_SEARCHED: Final = 10_000
 _LETTERS_PAGE: Final = 500
 _YIELD_EVERY: Final = 256
-_MADE_WITHIN_MS: Final = 60_000
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -130,6 +130,8 @@ class Explanation:
     """All that is known of one event."""
 
     entry: Entry
+    raw: Raw | None
+    """What its source said; none if it is the host's own."""
     normalized: Mapping[str, Any]
     duplicate: Mapping[str, Any]
     causes: Sequence[Entry]
@@ -146,6 +148,7 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         return {
             "event": {"seq": self.entry.seq, "at_ms": self.entry.at_ms, **msgspec.to_builtins(self.entry.event)},
+            "raw": self.raw.to_json() if self.raw is not None else None,
             "normalized": dict(self.normalized),
             "duplicate": dict(self.duplicate),
             "caused_by": [_brief(entry) for entry in self.causes],
@@ -165,19 +168,21 @@ async def explain(
     root: Path | None = None,
     every: bool = False,
     only: str | None = None,
-    profiles: Mapping[str, SourceProfile] | None = None,
 ) -> Explanation:
     """What became of the event that `handle` names, with these rules.
 
     `every`: tell about rules, too, that it does not concern, however many there are; `only`: about this one alone.
-    With the environment's `root` it is told which rules' files were changed since. `profiles` are the configured
-    sources, by name.
+    With the environment's `root` it is told which rules' files were changed since.
 
     Raises:
         NotFound: see `recorded.find`.
     """
     entry = await find(journal, handle)
-    traces = {trace.rule: trace for trace in await journal.traces(entry.seq) if trace.rule}
+    traces = {trace.rule: trace for trace in await journal.traces(entry.seq)}
+    message = traces.pop(RULE, None)
+    # What rules and the host itself publish nobody has sent.
+    sent = entry.event.metadata.get("source_name") not in (RULES, HOST)
+    raw = raw_of(entry.event, message) if sent else None
     progress = await journal.progress()
     looked = [
         (rule, changed)
@@ -204,7 +209,8 @@ async def explain(
     caused, searched_to, cut = await _caused(journal, entry)
     return Explanation(
         entry,
-        _normalized(entry, profiles or {}),
+        raw,
+        _normalized(entry.event, raw),
         await _duplicate(journal, entry),
         await _causes(journal, entry),
         stories,
@@ -228,34 +234,15 @@ def _changed(rules: RuleSet, root: Path | None, entry: Entry) -> dict[str, bool]
 # Where it came from
 
 
-def _normalized(entry: Entry, profiles: Mapping[str, SourceProfile]) -> dict[str, Any]:
-    """What the host added to what the source said, as far as the event itself shows it."""
-    event = entry.event
-    name = event.metadata.get("source_name", "")
-    added: dict[str, Any] = {"source_name": name}
-    if event.metadata.get("source") == name:
-        added["source"] = name
-    profile = profiles.get(str(name))
-    configured = profile.metadata if profile is not None else {}
-    added |= {key: value for key, value in configured.items() if event.metadata.get(key) == value}
-    told: dict[str, Any] = {"metadata": added, "id": "given", "timestamp": "given"}
-    if name in (RULES, HOST):
+def _normalized(event: EnvEvent, raw: Raw | None) -> dict[str, Any]:
+    """What the host added to what the source said."""
+    if raw is None:
         return {"metadata": {}, "id": "made", "timestamp": "made"}
-    if (made_ms := _made_ms(event)) is not None and 0 <= entry.at_ms - made_ms <= _MADE_WITHIN_MS:
-        # Nobody else is likely to make an id of this kind at just that time.
-        told["id"] = "made"
-        if 0 <= made_ms - event.timestamp <= 5:
-            told["timestamp"] = "made"
-    return told
-
-
-def _made_ms(event: EnvEvent) -> int | None:
-    text = event.id
-    return int(text[:8] + text[9:13], 16) if len(text) == 36 and text[14] == "7" and _hexadecimal(text) else None
-
-
-def _hexadecimal(text: str) -> bool:
-    return set(text.replace("-", "")) <= set("0123456789abcdef")
+    told_back = raw if raw.recorded and not raw.cut else raw_of(event, None)
+    said = told_back.message.get("metadata") or {}
+    added = [key for key in event.metadata if key == "source_name" or key not in said]
+    told: dict[str, Any] = {"metadata": {key: event.metadata[key] for key in added}}
+    return told | {name: "made" if name in raw.made else "given" for name in ("id", "timestamp")}
 
 
 async def _duplicate(journal: Recorded, entry: Entry) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from eventhost.connections.states import EventSourceStatus
 from eventhost.sources.client import EventMcpClient
 from eventhost.sources.dedup import newest_first
 from eventhost.sources.manager import EventMcpManager
+from eventhost.sources.raw import record
 from eventhost.sources.status import SourceStatus
 
-__all__ = ["EventMcpClient", "EventMcpManager", "EventSourceStatus", "SourceStatus", "newest_first"]
+__all__ = ["EventMcpClient", "EventMcpManager", "EventSourceStatus", "SourceStatus", "newest_first", "record"]

@@ -21,10 +21,12 @@ from eventhost.connections import (
     SourceLog,
 )
 from eventhost.errors import ConnectionLost
-from eventhost.event import EnvEvent, SourceProfile, normalize_batch
+from eventhost.event import EnvEvent, SourceProfile
+from eventhost.message import Message, normalize_batch
 from eventhost.sources.acknowledge import Acknowledger
 from eventhost.sources.dedup import DuplicateWindow
 from eventhost.sources.poll import offers_polling, poll
+from eventhost.sources.raw import Record
 from eventhost.sources.resources import ResourceWatch
 from eventhost.sources.status import Refused, SourceStatus
 from eventhost.wire import ACK
@@ -34,8 +36,8 @@ log = structlog.get_logger()
 _REFUSED = 10
 _SAID_CHARACTERS = 2_000
 
-Publish = Callable[[Sequence[EnvEvent]], Awaitable[object]]
-"""Takes a batch of events; returns once they are accepted."""
+Publish = Callable[[Sequence[EnvEvent]], Awaitable[int]]
+"""Takes a batch of events; returns the number of the first once they are accepted."""
 
 
 class EventMcpClient:
@@ -45,14 +47,24 @@ class EventMcpClient:
     source's, not a process's.
     """
 
-    def __init__(self, config: SourceConfig, pool: ConnectionPool, publish: Publish, window: DuplicateWindow) -> None:
-        """`window` knows the events that were taken from this source before, by another host perhaps."""
+    def __init__(
+        self,
+        config: SourceConfig,
+        pool: ConnectionPool,
+        publish: Publish,
+        window: DuplicateWindow,
+        record: Record | None = None,
+    ) -> None:
+        """`window` knows the events that were taken from this source before, by another host perhaps.
+
+        `record` is handed the raw messages that are to be recorded, if any are.
+        """
         self.config = config
         self.problem: str | None = None
         """What is wrong with a newer configuration than the one in use."""
         self.received = self.published = self.rejected = self.deduplicated = 0
         self.last_event_at: int | None = None
-        self._pool, self._publish = pool, publish
+        self._pool, self._publish, self._record = pool, publish, record
         self._log = SourceLog(config.name)
         self._window = window
         self._refused: deque[Refused] = deque(maxlen=_REFUSED)
@@ -162,7 +174,7 @@ class EventMcpClient:
         self.deduplicated += len(normalized.events) - len(fresh)
         if fresh:
             try:
-                await self._publish(fresh)
+                first = await self._publish(fresh)
             except BaseException:
                 self._window.forget(fresh)
                 raise
@@ -170,6 +182,8 @@ class EventMcpClient:
             self.last_event_at = int(time.time() * 1000)
         if self._acknowledger:
             self._acknowledger.accepted([event.id for event in normalized.events])
+        if fresh and self._record is not None and (messages := _numbered(normalized.altered, fresh, first)):
+            await self._record(messages)
 
     # Beside each link, for as long as it is up.
 
@@ -210,13 +224,22 @@ class EventMcpClient:
         )
 
 
+def _numbered(
+    messages: Sequence[tuple[EnvEvent, Message]], events: Sequence[EnvEvent], first: int
+) -> list[tuple[int, Message]]:
+    """Of these messages those that are of one of `events`, which have the numbers from `first` on."""
+    if not messages:
+        return []
+    seqs = {id(event): seq for seq, event in enumerate(events, first)}
+    return [(seq, message) for event, message in messages if (seq := seqs.get(id(event))) is not None]
+
+
 def _said(event: Received | None) -> str:
     """What a source said of an event, as JSON text; its beginning if that is long."""
     if event is None:
         return ""
-    fields = {name: value for name, value in msgspec.structs.asdict(event).items() if value is not None}
     try:
-        text = msgspec.json.encode(fields).decode()
+        text = msgspec.json.encode(Message.of(event).said).decode()
     except (TypeError, ValueError, RecursionError):
         return ""
     return text if len(text) <= _SAID_CHARACTERS else f"{text[: _SAID_CHARACTERS - 1]}…"

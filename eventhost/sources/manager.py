@@ -11,14 +11,16 @@ from eventhost.connections import ConnectionPool, EventSourceStatus, memory_byte
 from eventhost.errors import NotFound
 from eventhost.sources.client import EventMcpClient, Publish
 from eventhost.sources.dedup import DuplicateWindows
+from eventhost.sources.raw import Record
 from eventhost.sources.status import SourceStatus
 
 
 class EventMcpManager:
     """Holds an `EventMcpClient` for each source, by name."""
 
-    def __init__(self, pool: ConnectionPool, publish: Publish) -> None:
-        self._pool, self._publish = pool, publish
+    def __init__(self, pool: ConnectionPool, publish: Publish, record: Record | None = None) -> None:
+        """`record` is handed the raw messages that are to be recorded, if any are."""
+        self._pool, self._publish, self._record = pool, publish, record
         self.windows = DuplicateWindows()
         """What the sources said lately; to be told, before they start, what a host before this one took from them."""
         self._clients: dict[str, EventMcpClient] = {}
@@ -26,7 +28,7 @@ class EventMcpManager:
     def add(self, config: SourceConfig) -> EventMcpClient:
         """Take in a source, without starting it."""
         client = self._clients[config.name] = EventMcpClient(
-            config, self._pool, self._publish, self.windows.of(config.name)
+            config, self._pool, self._publish, self.windows.of(config.name), self._record
         )
         return client
 
