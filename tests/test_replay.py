@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from eventhost.actions import Hands
 from eventhost.actions.step import Retry
 from eventhost.bus import EnvEventBus
+from eventhost.cli import replay as replay_command
 from eventhost.cli.app import app
 from eventhost.config.tree import Tree
 from eventhost.environment import ServerEnvironment
@@ -413,6 +414,24 @@ def test_what_is_sent_to_a_host_elsewhere_means_there_what_it_means_here(monkeyp
     time.tzset()
     assert sent == ["2026-01-05T21:00:00+09:00", "2026-01-06T00:00:00+09:00", *places[2:]]
     assert Moment.parse(sent[0], NOW_MS) == Moment(at_ms=START_MS)
+
+
+@pytest.mark.usefixtures("in_tokyo")
+def test_the_command_line_sends_times_with_their_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    class Elsewhere:
+        """A host that takes a replay, and has nothing to do for it."""
+
+        def lines(self, path: str, body: Any) -> list[Any]:
+            sent.append((body["since"], body["upto"]))
+            return [{"done": True, "runs": 0, "by_rule": {}, "first": 1, "last": 0, "held": {}, "condition_errors": {}}]
+
+    monkeypatch.setattr(replay_command, "connect", lambda env: Elsewhere())
+    asked = ["replay", "--from", "2026-01-05T21:00", "--to", "2026-01-06", "--env", "http://127.0.0.1:1"]
+    for more in ([], ["--execute", "--yes"]):
+        assert CliRunner().invoke(app, [*asked, *more]).exit_code == 0
+    assert sent == [("2026-01-05T21:00:00+09:00", "2026-01-06T00:00:00+09:00")] * 2
 
 
 def test_text_that_is_only_digits_is_a_number_everywhere() -> None:

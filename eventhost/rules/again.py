@@ -37,7 +37,10 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    since: str = Field(default="beginning", description="Where it begins.")
+    since: str = Field(
+        default="beginning",
+        description="Where it begins; a time that names no zone is by the clock of the host's machine.",
+    )
     upto: str = Field(default="now", description="Where it ends: a time is left out, a number is not.")
     types: list[str] = Field(default=[], description="Globs of the types of the events that runs are for.")
     rules: list[str] = Field(default=[], description="Names of rules, or globs of them.")
