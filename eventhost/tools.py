@@ -135,7 +135,7 @@ class McpManager:
                 take such arguments.
             ConnectionLost: its server cannot be reached, or did not answer within `timeout_s`.
         """
-        tool = await self._find(name)
+        tool = await self.tool(name)
         link = await self._link(self._pool.connections[tool.server])
         try:
             with anyio.fail_after(timeout_s):
@@ -165,13 +165,17 @@ class McpManager:
             ConnectionLost: its server cannot be reached, or refused.
         """
         if server is None:
-            listings = await self._list_these(dict.fromkeys(self._pool.connections, _Wait.CONNECTING))
-            having = (name for name in listings if any(str(each.uri) == uri for each in listings[name].resources))
-            server = next(having, None)
+            server = await self.home(uri)
         if server is None:
             raise NotFound(f"no server lists the resource {uri}")
         link = await self._link(self._connection(server))
         return await _answer(link.client.read_resource(uri), uri)
+
+    async def home(self, uri: str) -> str | None:
+        """The server that lists a resource, if there is one."""
+        listings = await self._list_these(dict.fromkeys(self._pool.connections, _Wait.CONNECTING))
+        having = (name for name in listings if any(str(each.uri) == uri for each in listings[name].resources))
+        return next(having, None)
 
     async def get_prompts(self) -> list[HostedPrompt]:
         """The prompts of all servers that are there, under their public names."""
@@ -195,15 +199,29 @@ class McpManager:
             NotFound: there is no such prompt.
             ConnectionLost: its server cannot be reached, or refused.
         """
+        hosted = await self.prompt(name)
+        link = await self._link(self._connection(hosted.server))
+        return await _answer(link.client.get_prompt(hosted.prompt.name, dict(arguments or {})), name)
+
+    async def prompt(self, name: str) -> HostedPrompt:
+        """The prompt with this public name.
+
+        Raises:
+            NotFound: there is no such prompt.
+        """
         prompts = await self._prompts(self._named_in(name))
         for hosted in prompts:
             if hosted.name == name:
-                link = await self._link(self._connection(hosted.server))
-                return await _answer(link.client.get_prompt(hosted.prompt.name, dict(arguments or {})), name)
+                return hosted
         raise NotFound(f"no prompt is called {name!r}; there are: {', '.join(p.name for p in prompts) or 'none'}")
 
-    async def _find(self, name: str) -> HostedTool:
-        """The tool with this public name; asks first the servers whose names it begins with."""
+    async def tool(self, name: str) -> HostedTool:
+        """The tool with this public name; asks first the servers whose names it begins with.
+
+        Raises:
+            NotFound: there is no such tool; the text says what there is.
+            ConnectionLost: the server that must have it cannot be reached.
+        """
         near = self._named_in(name)
         for servers, wait in ((near, _Wait.RESTARTING), (list(self._pool.connections), _Wait.CONNECTING)):
             listings = await self._list_these(dict.fromkeys(servers, wait))
@@ -220,6 +238,28 @@ class McpManager:
             )
         known = sorted(tool.name for tool in await self.get_tools())
         raise NotFound(f"no tool is called {name!r}; there are: {', '.join(known) or 'none'}")
+
+    async def link(self, server: str) -> Link:
+        """The connection to a server; one that starts by its first use is started.
+
+        Raises:
+            NotFound: there is none of this name.
+            ConnectionLost: it cannot be reached.
+        """
+        return await self._link(self._connection(server))
+
+    def links(self) -> list[Link]:
+        """The connections that are up."""
+        return [connection.link for connection in self._pool.connections.values() if connection.link is not None]
+
+    @property
+    def revisions(self) -> dict[str, int]:
+        """How often the `tools`, `resources` and `prompts` of all servers have changed, or those that have them."""
+        return dict(self._pool.revisions)
+
+    async def revised(self, since: Mapping[str, int]) -> None:
+        """Wait until `revisions` are others than those."""
+        await self._pool.revised(since)
 
     def _named_in(self, name: str) -> list[str]:
         """The servers that a public name begins with."""

@@ -53,10 +53,12 @@ class Connection:
         serve: Callable[[Link], Coroutine[Any, Any, None]] | None = None,
         source_log: SourceLog | None = None,
         on_status: Callable[[Connection], None] | None = None,
+        on_lists: Callable[[frozenset[str]], None] | None = None,
     ) -> None:
         """`receiver` takes the events; `serve` runs beside each connection for as long as it is up.
 
-        `on_status` is called after each change of `status`.
+        `on_status` is called after each change of `status`; `on_lists` when what the server lists may be another, with
+        which lists it has: `tools`, `resources`, `prompts`.
         """
         self.config = config
         self.log = source_log or SourceLog(config.name)
@@ -70,6 +72,7 @@ class Connection:
         """How often the server said that its tools or resources changed; who caches them compares."""
         self._surroundings, self._launches = surroundings, launches
         self._receiver, self._serve, self._on_status = receiver, serve, on_status
+        self._on_lists = on_lists
         self._changed = anyio.Event()
         self._stop = anyio.Event()
         self._stopped = anyio.Event()
@@ -176,6 +179,7 @@ class Connection:
             self._fail(str(cause) if isinstance(cause, EventhostError) else f"{type(cause).__name__}: {cause}")
         finally:
             slot.free()
+            self._tell_lists()
             self._opening = self.link = self.up_since = None
         return self.status is EventSourceStatus.RUNNING
 
@@ -183,6 +187,7 @@ class Connection:
         """Stay with a link until it ends, and return why, or until a stop is asked for."""
         self.link, self.up_since = link, time.monotonic()
         self._notice()
+        self._tell_lists()
         async with anyio.create_task_group() as tasks:
             if self._serve is not None:
                 tasks.start_soon(self._serve, link)
@@ -217,6 +222,12 @@ class Connection:
 
     def _note_list_change(self) -> None:
         self.list_changes += 1
+        self._tell_lists()
+
+    def _tell_lists(self) -> None:
+        if self.link is not None and self._on_lists is not None:
+            has = self.link.capabilities
+            self._on_lists(frozenset(kind for kind in ("tools", "resources", "prompts") if getattr(has, kind)))
 
     def _become(self, status: EventSourceStatus) -> None:
         if status is not self.status:

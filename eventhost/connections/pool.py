@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +38,19 @@ class ConnectionPool:
         self.connections: dict[str, Connection] = {}
         self._launches = anyio.CapacityLimiter(launch_limit or (os.cpu_count() or 1) + 2)
         self._tasks: anyio.abc.TaskGroup | None = None
+        self.revisions: Counter[str] = Counter()
+        """How often what some server lists has changed, by list: it came or went, or said so."""
+        self._revised = anyio.Event()
+
+    async def revised(self, since: Mapping[str, int]) -> None:
+        """Wait until `revisions` are others than those."""
+        while self.revisions == since:
+            await self._revised.wait()
+
+    def _revise(self, lists: frozenset[str]) -> None:
+        self.revisions.update(lists)
+        self._revised.set()
+        self._revised = anyio.Event()
 
     async def __aenter__(self) -> Self:
         await self.surroundings.guardian.start()
@@ -74,6 +88,7 @@ class ConnectionPool:
             serve=serve,
             source_log=source_log,
             on_status=self._on_status,
+            on_lists=self._revise,
         )
         self.connections[config.name] = connection
         return connection

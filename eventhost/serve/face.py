@@ -1,0 +1,152 @@
+"""`McpFace`: one MCP server for all that speak MCP with the host, by whichever way they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+import structlog
+from mcp.server.subscriptions import (
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+)
+
+from eventhost.errors import EventhostError
+from eventhost.serve.exchange import Exchanges
+from eventhost.serve.http import StreamableHttp
+from eventhost.serve.listeners import Listeners
+from eventhost.serve.own import Own
+from eventhost.serve.passing import Passing
+from eventhost.serve.peer import Peer
+from eventhost.serve.server import make_server
+
+if TYPE_CHECKING:
+    from eventhost.environment import ServerEnvironment
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES: Final = 4 * 1_048_576
+
+_TELL_S = 5.0
+_GATHER_S = 0.1
+"""Changes that come together are told together."""
+
+_CHANGES: Final[dict[str, ServerEvent]] = {
+    "tools": ToolsListChanged(),
+    "resources": ResourcesListChanged(),
+    "prompts": PromptsListChanged(),
+}
+
+
+class McpFace:
+    """The host as an MCP server. What serves over HTTP, and tells of changes, works while `running` lasts."""
+
+    def __init__(self, environment: ServerEnvironment, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        """`max_body_bytes` bounds one message that comes over HTTP."""
+        self.environment = environment
+        self.own = Own()
+        self.passing = Passing(lambda: environment.get_mcp_manager())
+        self.listeners = Listeners(self._somebody_listens)
+        self.server = make_server(self)
+        self.peers: set[Peer] = set()
+        """Those that can be told something unasked."""
+        self.http = StreamableHttp(self.server, max_body_bytes=max_body_bytes)
+        self._exchanges = Exchanges(self.server)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._telling = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve until the block ends; all sessions end then."""
+        async with anyio.create_task_group() as tasks, self.http.running():
+            self._tasks = tasks
+            try:
+                yield
+            finally:
+                self._tasks = None
+                with anyio.CancelScope(shield=True):
+                    for peer in list(self.peers):
+                        await peer.aclose()
+                tasks.cancel_scope.cancel()
+
+    @property
+    def tasks(self) -> anyio.abc.TaskGroup:
+        """Where to start what runs for as long as the face does, or for a peer.
+
+        Raises:
+            EventhostError: the face is not running.
+        """
+        if self._tasks is None:
+            raise EventhostError("the MCP server is not running; the host may be stopping")
+        return self._tasks
+
+    async def answer(self, message: Mapping[str, Any], peer: Peer) -> dict[str, Any] | None:
+        """The JSON-RPC response to one message of a session; None if it asks for none.
+
+        No handshake is needed before. Whatever is wrong comes as a JSON-RPC error. Messages of one peer may be answered
+        at the same time; `notifications/cancelled` ends one of them without a response.
+        """
+        return await self._exchanges.answer(message, peer)
+
+    def join(self, peer: Peer) -> None:
+        """Take note of a peer, which is told of changes until it ends."""
+        if peer.notify is None or peer in self.peers:
+            return
+        self.peers.add(peer)
+        self._somebody_listens()
+
+        async def leave() -> None:
+            self.peers.discard(peer)
+
+        peer.at_end(leave)
+
+    # Changes
+
+    def watched(self) -> frozenset[str]:
+        """URIs of the resources that somebody has subscribed to."""
+        return frozenset(self.listeners.watched().union(*(peer.watched for peer in self.peers)))
+
+    async def resource_updated(self, uri: str) -> None:
+        """Tell those that have subscribed to a resource that it has changed."""
+        await self.listeners.publish(ResourceUpdated(uri))
+        await self._tell("notifications/resources/updated", {"uri": uri}, lambda peer: uri in peer.watched)
+
+    async def lists_changed(self, *lists: str) -> None:
+        """Tell everybody that these lists have changed: `tools`, `resources`, `prompts`."""
+        for kind in lists:
+            await self.listeners.publish(_CHANGES[kind])
+            await self._tell(f"notifications/{kind}/list_changed", {}, lambda _: True)
+
+    def _somebody_listens(self) -> None:
+        if self._tasks is not None and not self._telling:
+            self._telling = True
+            self._tasks.start_soon(self._tell_changes)
+
+    async def _tell_changes(self) -> None:
+        manager = self.environment.get_mcp_manager()
+        seen = manager.revisions
+        while True:
+            await manager.revised(seen)
+            await anyio.sleep(_GATHER_S)
+            before, seen = seen, manager.revisions
+            await self.lists_changed(*(kind for kind in _CHANGES if seen.get(kind) != before.get(kind)))
+
+    async def _tell(self, method: str, params: dict[str, Any], wants: Callable[[Peer], bool]) -> None:
+        async def tell(peer: Peer) -> None:
+            assert peer.notify is not None
+            try:
+                with anyio.move_on_after(_TELL_S):
+                    await peer.notify(method, params)
+            except Exception as error:
+                log.debug("peer_not_told", peer=peer.id, method=method, error=repr(error))
+
+        async with anyio.create_task_group() as tasks:
+            for peer in self.peers:
+                if peer.told_of_changes and wants(peer):
+                    tasks.start_soon(tell, peer)

@@ -1,0 +1,223 @@
+"""Requests passed on to the tool servers, and their answers passed back as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+from mcp import MCPError
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    GetPromptRequestParams,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
+    PromptReference,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    Tool,
+)
+
+from eventhost.connections import NO_ANSWER, Link, list_all, refusal
+from eventhost.errors import ConnectionLost, NotFound
+from eventhost.serve.own import failure
+from eventhost.tools import McpManager
+
+T = TypeVar("T")
+CALL_TIMEOUT_S = 600.0
+"""How long a tool may take; whoever called it can give up before."""
+ANSWER_TIMEOUT_S = 60.0
+
+_TEMPLATE_PART = re.compile(r"\{([+#./;?&]?)[^}]*\}")
+
+
+class Passing:
+    """What the tool servers offer, under the names by which the host offers it."""
+
+    def __init__(self, manager: Callable[[], McpManager]) -> None:
+        self._manager = manager
+        self.schemas: dict[str, dict[str, Any]] = {}
+        """Input schemas of the tools that were listed or called, by public name."""
+
+    async def tools(self) -> list[Tool]:
+        """The tools of all servers."""
+        tools = [_named(hosted.tool, hosted.name) for hosted in await self._manager().get_tools()]
+        self.schemas = {tool.name: tool.input_schema for tool in tools}
+        return tools
+
+    async def call(self, params: CallToolRequestParams, progress: ProgressFnT) -> CallToolResult | InputRequiredResult:
+        """Call a tool; that its server is out of reach is a failure of the tool.
+
+        Raises:
+            MCPError: there is none of this name, or its server refused the request.
+        """
+        try:
+            hosted = await self._manager().tool(params.name)
+            self.schemas[hosted.name] = hosted.tool.input_schema
+            link = await self._manager().link(hosted.server)
+            result = await _bounded(
+                link.client.session.call_tool(
+                    hosted.tool.name,
+                    params.arguments,
+                    progress_callback=progress,
+                    input_responses=params.input_responses,
+                    request_state=params.request_state,
+                    allow_input_required=True,
+                ),
+                link,
+                params.name,
+                CALL_TIMEOUT_S,
+            )
+        except NotFound as error:
+            raise MCPError(INVALID_PARAMS, str(error)) from None
+        except ConnectionLost as error:
+            return failure(str(error))
+        assert isinstance(result, CallToolResult | InputRequiredResult)
+        return result
+
+    async def resources(self) -> list[Resource]:
+        """The resources of all servers; of those with one URI only the first, which is the one that would be read."""
+        hosted = await self._manager().get_resources()
+        return list({str(each.resource.uri): each.resource for each in reversed(hosted)}.values())[::-1]
+
+    async def templates(self) -> list[ResourceTemplate]:
+        """The resource templates of all servers."""
+        return [template for _, template in await self._templates()]
+
+    async def read(self, params: ReadResourceRequestParams) -> ReadResourceResult | InputRequiredResult:
+        """Read a resource of the server that lists it, or that has a template for it.
+
+        Raises:
+            NotFound: no server has it.
+            ConnectionLost, MCPError: its server cannot be reached, or refused.
+        """
+        link = await self.home(params.uri)
+        return await _bounded(
+            link.client.session.read_resource(
+                params.uri,
+                input_responses=params.input_responses,
+                request_state=params.request_state,
+                allow_input_required=True,
+            ),
+            link,
+            params.uri,
+        )
+
+    async def home(self, uri: str) -> Link:
+        """The connection to the server that has a resource.
+
+        Raises:
+            NotFound: no server has it.
+            ConnectionLost: it cannot be reached.
+        """
+        if (server := await self._manager().home(uri)) is not None:
+            return await self._manager().link(server)
+        for link, template in await self._templates():
+            if _fits(template.uri_template, uri):
+                return link
+        raise NotFound(f"no server has the resource {uri}")
+
+    async def prompts(self) -> list[Prompt]:
+        """The prompts of all servers."""
+        return [_named(hosted.prompt, hosted.name) for hosted in await self._manager().get_prompts()]
+
+    async def prompt(self, params: GetPromptRequestParams) -> GetPromptResult | InputRequiredResult:
+        """Have a server fill in a prompt.
+
+        Raises:
+            NotFound: there is none of this name.
+            ConnectionLost, MCPError: its server cannot be reached, or refused.
+        """
+        hosted = await self._manager().prompt(params.name)
+        link = await self._manager().link(hosted.server)
+        return await _bounded(
+            link.client.session.get_prompt(
+                hosted.prompt.name,
+                params.arguments,
+                input_responses=params.input_responses,
+                request_state=params.request_state,
+                allow_input_required=True,
+            ),
+            link,
+            params.name,
+        )
+
+    async def complete(self, params: CompleteRequestParams) -> CompleteResult:
+        """What could follow; nothing, where the server has no completions.
+
+        Raises:
+            NotFound: there is no such prompt or template.
+            ConnectionLost, MCPError: its server cannot be reached, or refused.
+        """
+        ref = params.ref
+        if isinstance(ref, PromptReference):
+            hosted = await self._manager().prompt(ref.name)
+            link = await self._manager().link(hosted.server)
+            ref = ref.model_copy(update={"name": hosted.prompt.name})
+        else:
+            links = [link for link, template in await self._templates() if template.uri_template == ref.uri]
+            link = links[0] if links else await self.home(ref.uri)
+        if not link.capabilities.completions:
+            return CompleteResult(completion=Completion(values=[]))
+        context = params.context.arguments if params.context else None
+        argument = {"name": params.argument.name, "value": params.argument.value}
+        return await _bounded(link.client.session.complete(ref, argument, context), link, "completion")
+
+    async def _templates(self) -> list[tuple[Link, ResourceTemplate]]:
+        """The templates of the servers that are up."""
+        found: dict[int, list[tuple[Link, ResourceTemplate]]] = {}
+
+        async def ask(number: int, link: Link) -> None:
+            try:
+                listed = list_all(link.client.list_resource_templates, "resource_templates")
+                found[number] = [(link, template) for template in await _bounded(listed, link, "templates")]
+            except (ConnectionLost, MCPError):
+                found[number] = []  # many servers with resources know nothing of templates
+
+        async with anyio.create_task_group() as tasks:
+            for number, link in enumerate(self._manager().links()):
+                if link.capabilities.resources:
+                    tasks.start_soon(ask, number, link)
+        return [pair for number in sorted(found) for pair in found[number]]
+
+
+N = TypeVar("N", Tool, Prompt)
+
+
+def _named(item: N, name: str) -> N:
+    return item.model_copy(update={"name": name})
+
+
+async def _bounded(request: Awaitable[T], link: Link, what: str, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+    """Raises ConnectionLost where there is no answer; an error that the server answered with is passed on."""
+    try:
+        with anyio.fail_after(timeout_s):
+            return await request
+    except TimeoutError:
+        raise ConnectionLost(f"{what} did not answer within {timeout_s:g} s") from None
+    except NO_ANSWER as error:
+        if link.ended.is_set():
+            raise ConnectionLost(f"the server of {what} ended meanwhile: {link.reason}") from error
+        if refusal(error) is not None:
+            raise
+        raise ConnectionLost(f"{what}: {error}") from error
+
+
+def _fits(template: str, uri: str) -> bool:
+    """Whether `uri` can be made of a template (RFC 6570)."""
+    pattern, end = "", 0
+    for part in _TEMPLATE_PART.finditer(template):
+        # `{id}` and `{.id}` stand for one segment; what has another operator may hold slashes.
+        pattern += re.escape(template[end : part.start()]) + ("[^/]+" if part[1] in ("", ".") else ".*")
+        end = part.end()
+    return re.fullmatch(pattern + re.escape(template[end:]), uri) is not None
