@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from mcp import Client
 
 from eventhost.access import OWNER, Caller
 from eventhost.serve import McpFace, Peer
+from eventhost.tools import McpManager
+from eventhost.web.server import Listening, serving
 from tests.hosting import Hosting, hosting, until
+from tests.test_web import FakeEnvironment
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +128,34 @@ async def test_what_the_servers_offer_is_passed_on(host: Hosting) -> None:
 
 
 INFO = {"name": "test", "version": "1"}
+
+
+# --- Streamable HTTP, and lines -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Environment(FakeEnvironment):
+    """One with tool servers."""
+
+    tools: McpManager | None = None
+
+    def get_mcp_manager(self) -> McpManager:
+        assert self.tools is not None
+        return self.tools
+
+
+@asynccontextmanager
+async def listening(host: Hosting) -> AsyncIterator[Listening]:
+    environment = Environment(host.root, bus=host.bus, tools=host.tools)
+    async with serving(cast(Any, environment)) as listening:
+        yield listening
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_client_of_either_era_is_served_over_http(host: Hosting, mode: str) -> None:
+    await shop(host)
+    async with listening(host) as place, Client(f"{place.url}/mcp", mode=mode) as client:
+        tools = [tool.name for tool in (await client.list_tools()).tools]
+        called = await client.call_tool("shop__add", {"title": "milk"})
+    assert tools == ["shop__add", "shop__fail", "shop__grow", "shop__refuse"]
+    assert called.content[0].text == '{"added": "milk"}'

@@ -1,0 +1,59 @@
+"""`/mcp`: where MCP clients reach the host as an MCP server. What is said there, MCP itself describes."""
+
+from __future__ import annotations
+
+import anyio
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from eventhost.access import Access
+from eventhost.serve import McpFace
+from eventhost.serve.lines import Lines
+from eventhost.web.caller import caller_of
+from eventhost.web.endpoint import delete, get, post
+
+
+class McpEndpoint:
+    """MCP over HTTP; every answer may be a stream, and ends with the host."""
+
+    def __init__(self, face: McpFace, open_streams: set[anyio.CancelScope]) -> None:
+        self._face, self._open_streams = face, open_streams
+
+    @get("/mcp", Access.READ)
+    async def listen(self) -> ASGIApp:
+        """What the server has to tell a session unasked (Streamable HTTP)."""
+        return self._answer
+
+    @post("/mcp", Access.READ)
+    async def ask(self) -> ASGIApp:
+        """One JSON-RPC message (Streamable HTTP)."""
+        return self._answer
+
+    @delete("/mcp", Access.READ)
+    async def leave(self) -> ASGIApp:
+        """The end of a session (Streamable HTTP)."""
+        return self._answer
+
+    @post("/mcp/lines", Access.READ)
+    async def lines(self, request: Request) -> ASGIApp:
+        """A session as lines of JSON both ways, which `eventhost mcp` joins to its stdin and stdout."""
+        return self._ending(Lines(self._face.server, caller_of(request.scope)))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._face.http.serve(caller_of(scope), scope, receive, send)
+
+        await self._ending(serve)(scope, receive, send)
+
+    def _ending(self, app: ASGIApp) -> ASGIApp:
+        """`app`, ended when the host stops."""
+
+        async def end_with_host(scope: Scope, receive: Receive, send: Send) -> None:
+            with anyio.CancelScope() as stream:
+                self._open_streams.add(stream)
+                try:
+                    await app(scope, receive, send)
+                finally:
+                    self._open_streams.discard(stream)
+
+        return end_with_host
