@@ -55,12 +55,13 @@ from eventhost.message import normalize_and_tell
 from eventhost.rules import (
     USER_QUERY,
     Emitted,
+    LetterStatistics,
+    Retention,
     RuleEngine,
     RuleSet,
     RuleStatistics,
     Tracing,
     ask,
-    keep_within,
     read_rules,
     uncollected,
 )
@@ -125,6 +126,7 @@ class ServerEnvironment:
         self.bus: EnvEventBus
         self._sources: EventMcpManager
         self._rules: RuleEngine
+        self._retention: Retention
         self._hands: Hands
         self._record: Record | None
 
@@ -189,7 +191,8 @@ class ServerEnvironment:
             await stack.enter_async_context(self._rules)
             for gap in _gaps(journal, loss, last):
                 gaps.tell(gap)
-            tasks.start_soon(keep_within, journal, self._rules, _limits(self.config.journal), gaps.tell)
+            self._retention = Retention(journal, self._rules, _limits(self.config.journal), gaps.tell)
+            tasks.start_soon(self._retention.keep)
             for file, problems in self._rule_set.broken.items():
                 self._report(file, problems)
             self._tools.load_clients(self.config.clients)
@@ -443,6 +446,10 @@ class ServerEnvironment:
 
     # Dead letters
 
+    def letter_statistics(self) -> LetterStatistics:
+        """How many there are, as of a few seconds ago."""
+        return self._retention.letters
+
     async def dead_letters(self, rule: str | None = None, *, after: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Up to `limit` dead letters, of a rule or of all, whose ids follow `after`, in order."""
         return await self.bus.journal.dead_letters(rule, after, limit)
@@ -668,7 +675,7 @@ def _gaps(journal: Journal, loss: Loss | None, last: Sequence[Entry]) -> list[Ga
 
 def _limits(config: JournalConfig) -> Limits:
     age_ms = int(config.age_s * 1000) if config.age_s is not None else None
-    return Limits(age_ms, config.size_bytes, config.cap_bytes)
+    return Limits(age_ms, config.size_bytes, config.cap_bytes, config.letters, config.letters_size)
 
 
 def _without_trees(config: EnvironmentConfig) -> EnvironmentConfig:

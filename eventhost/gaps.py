@@ -24,6 +24,8 @@ class Reason(StrEnum):
     """The journal was damaged, and salvaged."""
     CAP = "cap"
     """The journal had reached its hard cap: a rule gave up what it owed."""
+    DISCARDED = "discarded"
+    """There were more dead letters than are kept: the oldest of a rule's are gone."""
     MISSED = "missed"
     """The journal no longer held what a rule had still to look at."""
     LAGGED = "lagged"

@@ -5,23 +5,29 @@ from __future__ import annotations
 import ast
 import json
 import re
+import socket
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
+from hosting import hosting
 
 import eventhost
 from eventhost import EnvEvent, EnvEventBus, ServerEnvironment
-from eventhost.actions import RULES
+from eventhost.actions import RULES, Hands
 from eventhost.bus import Lagged
+from eventhost.config.tree import Tree
 from eventhost.errors import JournalFailed, cause_of
 from eventhost.gaps import GAP, Gap, Gaps, Reason
-from eventhost.journal import Entry, MemoryJournal
+from eventhost.journal import DeadLetter, Entry, MemoryJournal
 from eventhost.journal.lock import Lock
+from eventhost.rules import RuleEngine, parse_rules, retention
+from eventhost.rules.engine import GIVEN_UP
+from eventhost.rules.trace import entries_of
 
 PACKAGE = Path(eventhost.__file__).parent
 EVENTS = PACKAGE.parent / "docs" / "events.md"
@@ -87,6 +93,18 @@ async def test_a_watcher_that_lags_is_told_of_and_so_is_everybody_else() -> None
     assert gap.to_ms == (await bus.journal.read(15, 1))[0].at_ms
 
 
+@pytest.mark.anyio
+async def test_what_no_rule_has_looked_at_yet_is_needed(tmp_path: Path) -> None:
+    async with hosting(tmp_path) as host:
+        await host.bus.publish_batch([EnvEvent(str(n), "t", 0, {"source_name": "s"}, {}) for n in range(5)])
+        engine = RuleEngine(host.bus, cast(Hands, None))
+        await engine.update(parse_rules(Tree([{"on": "x", "do": {"log": "x"}}], "config.jsonc"), tmp_path))
+        async with engine:
+            assert await engine.needed() == {"*": 1}, "a host before this one accepted them, and ended"
+            assert await engine.drain(LIMIT_S)
+            assert await engine.needed() == {}
+
+
 # In a whole environment
 
 
@@ -121,6 +139,20 @@ async def test_what_shaping_had_no_room_for_is_said_with_its_rule(tmp_path: Path
 
 
 @pytest.mark.anyio
+async def test_a_watcher_whose_place_is_no_longer_held_is_said_with_bounds(tmp_path: Path) -> None:
+    configure(tmp_path)
+    async with ServerEnvironment.from_path(tmp_path) as env:
+        await env.bus.publish_batch([EnvEvent(str(n), "t", 0, {"source_name": "s"}, {}) for n in range(50)])
+        env.bus.journal.trim(30)
+        async for item in env.bus.subscribe("t", after=10):
+            assert item == Lagged(20, 31)
+            break
+        gap = await gap_of(env, lambda payload: payload["reason"] == "lagged")
+        assert (gap["first"], gap["last"], gap["count"], gap["watcher"]) == (11, 30, 20, "t")
+        assert gap["to"] == (await env.bus.journal.read(30, 1))[0].at_ms
+
+
+@pytest.mark.anyio
 async def test_what_a_rule_did_not_get_to_see_is_said_with_bounds(tmp_path: Path) -> None:
     configure(tmp_path, journal={"type": "memory", "capacity": 10}, rules=[{"on": "t", "do": {"log": "x"}}])
     async with ServerEnvironment.from_path(tmp_path) as env:
@@ -128,6 +160,82 @@ async def test_what_a_rule_did_not_get_to_see_is_said_with_bounds(tmp_path: Path
         gap = await gap_of(env, lambda payload: payload["reason"] == "missed")
     assert gap["rule"] == "*"
     assert gap["last"] - gap["first"] + 1 == gap["count"]
+
+
+@pytest.fixture
+def closely_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the journal's limits be looked at all the time."""
+    monkeypatch.setattr(retention, "EVERY_S", 0.01)
+
+
+def dead_endpoint(name: str, attempts: int) -> dict[str, Any]:
+    """A rule that calls where nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    retry = {"attempts": attempts, "delay": "1h", "maxDelay": "1h"}
+    return {"name": name, "on": "t", "do": {"webhook": f"http://127.0.0.1:{port}/", "retry": retry}}
+
+
+async def letters(env: ServerEnvironment) -> list[DeadLetter]:
+    found: list[DeadLetter] = []
+    while page := await env.dead_letters(after=found[-1].id if found else 0):
+        found += page
+    return found
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("closely_watched")
+async def test_at_the_hard_cap_what_waits_becomes_dead_letters_which_is_said_and_publishing_goes_on(
+    tmp_path: Path,
+) -> None:
+    keep = {"age": None, "size": "300KB", "cap": "600KB", "deadLettersSize": "100MB"}
+    rules = [dead_endpoint("stuck", 100), {"name": "quick", "on": "t", "do": {"log": "seen"}}]
+    configure(tmp_path, journal={"retention": keep, "durability": "normal"}, rules=rules)
+    async with ServerEnvironment.from_path(tmp_path) as env:
+        gaps: list[dict[str, Any]] = []
+        env.bus.register_event_handler(GAP, lambda event: gaps.append(event.payload))
+        number = 0
+        with anyio.fail_after(LIMIT_S):
+            while not gaps:
+                payload = {"n": number, "x": "x" * 5_000}
+                await env.bus.publish(EnvEvent(str(number), "t", 0, {"source_name": "s"}, payload))
+                number += 1
+        assert number * 5_000 > 400_000, "not before the cap"
+        gap = gaps[0]
+        assert (gap["reason"], gap["rule"], gap["lost"]) == ("cap", "stuck", 0)
+        found = await letters(env)
+        within = [letter for letter in found if gap["first"] <= letter.seq <= gap["last"]]
+        assert len(within) == gap["dead_letters"] == gap["count"] > 0
+        assert {(letter.rule, letter.error) for letter in found} == {("stuck", GIVEN_UP)}
+        payloads = [entries_of(letter)[0].event.payload["n"] for letter in found]
+        assert payloads == list(range(payloads[0], payloads[0] + len(found))), "each of them, in order, and whole"
+        assert env.bus.journal.first > gap["first"]
+        # The one that is being tried goes on, and so does everybody else.
+        seq = await env.bus.publish(EnvEvent("last", "t", 0, {"source_name": "s"}, {}))
+        statistics = {each.name: each for each in env.rule_statistics()}
+        assert (statistics["stuck"].running, statistics["quick"].failed) == (1, 0)
+        with anyio.fail_after(LIMIT_S):
+            while {each.name: each.delivered for each in env.rule_statistics()}["quick"] <= number:
+                await anyio.sleep(0.01)
+        assert (await env.bus.journal.entries([seq]))[0].event.id == "last"
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("closely_watched")
+async def test_dead_letters_beyond_what_is_kept_go_oldest_first_and_are_said(tmp_path: Path) -> None:
+    configure(tmp_path, journal={"retention": {"deadLetters": 5}}, rules=[dead_endpoint("stuck", 1)])
+    async with ServerEnvironment.from_path(tmp_path) as env:
+        events = [EnvEvent(str(n), "t", 0, {"source_name": "s"}, {}) for n in range(20)]
+        first = await env.bus.publish_batch(events)
+        gap = await gap_of(env, lambda payload: payload["reason"] == "discarded")
+        assert (gap["rule"], gap["first"]) == ("stuck", first)
+        assert gap["last"] - gap["first"] + 1 == gap["count"]
+        with anyio.fail_after(LIMIT_S):
+            while env.letter_statistics().discarded < 15:
+                await anyio.sleep(0.01)
+        assert [letter.seq for letter in await letters(env)] == list(range(first + 15, first + 20))
+        statistics = env.letter_statistics()
+        assert (statistics.held, statistics.discarded) == (5, 15)
 
 
 @pytest.mark.anyio

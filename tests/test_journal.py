@@ -25,6 +25,7 @@ from eventhost.journal import (
     Entry,
     Journal,
     JournalStatistics,
+    LettersHeld,
     MemoryJournal,
     Pending,
     Position,
@@ -371,6 +372,31 @@ async def test_runs_that_ended_and_letters_that_were_dealt_with_are_gone(opened:
         await journal.save(Change(dead=[dead("a", 3)]))
         (third,) = await journal.dead_letters(None, 0, 10)
         assert third.id > second.id, "an id is given once"
+
+
+@pytest.mark.anyio
+@each_journal
+async def test_dead_letters_are_weighed_and_large_ones_read_a_few_at_a_time(opened: Open) -> None:
+    async with opened() as journal:
+        assert (await journal.letters_held(), await journal.oldest_letters(9)) == (LettersHeld(0, 0), [])
+        sizes = [3_000_000, 1_000_000, 10, 9_000_000, 20]
+        letters = [
+            msgspec.structs.replace(dead("a", seq), entries=b"x" * size) for seq, size in enumerate(sizes, start=1)
+        ]
+        await journal.save(Change(dead=letters))
+        assert await journal.letters_held() == LettersHeld(5, sum(sizes))
+        oldest = await journal.oldest_letters(3)
+        assert [(letter.rule, letter.seq, letter.size) for letter in oldest] == [
+            ("a", seq, size) for seq, size in enumerate(sizes[:3], start=1)
+        ]
+        pages, last = [], 0
+        while found := await journal.dead_letters(None, last, 99):
+            pages.append([letter.seq for letter in found])
+            last = found[-1].id
+        assert pages == [[1, 2, 3], [4], [5]]
+        await journal.save(Change(buried=[letter.id for letter in oldest]))
+        assert await journal.letters_held() == LettersHeld(2, sum(sizes[3:]))
+        assert [letter.seq for letter in await journal.oldest_letters(9)] == [4, 5]
 
 
 @pytest.mark.anyio

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventhost.journal.retention import Decision, Held, Limits, decide
+from eventhost.gaps import Gap, Reason
+from eventhost.journal import Change, DeadLetter, LettersHeld, MemoryJournal
+from eventhost.journal.retention import Decision, Held, Limits, decide, too_many
+from eventhost.rules import LetterStatistics, Retention, RuleEngine
 
 MB = 1_000_000
 SMALL = Limits(age_ms=1000, size_bytes=100 * MB)
@@ -50,6 +55,61 @@ def test_by_default_it_is_seven_days_or_a_gigabyte_and_twice_that_at_the_most() 
     assert (Limits().age_ms, Limits().size_bytes, Limits().hard_bytes) == (604_800_000, 1_000 * MB, 2_000 * MB)
     assert Limits(cap_bytes=5).hard_bytes == 5
     assert Limits(size_bytes=None).hard_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("held", "limits", "many"),
+    [
+        (LettersHeld(10_000, 100 * MB), Limits(), False),
+        (LettersHeld(10_001, 1), Limits(), True),
+        (LettersHeld(1, 100 * MB + 1), Limits(), True),
+        (LettersHeld(1, 1), Limits(letters=0), True),
+        (LettersHeld(0, 0), Limits(letters=0, letters_size=0), False),
+        (LettersHeld(10**6, 100 * MB), Limits(letters=None), False),
+        (LettersHeld(2, 30), Limits(letters_size=30), False),
+        (LettersHeld(2, 31), Limits(letters_size=30), True),
+        (LettersHeld(2, 31), Limits(size_bytes=None, cap_bytes=300), True),
+        (LettersHeld(2, 10**12), Limits(size_bytes=None), False),
+    ],
+)
+def test_dead_letters_are_bounded_by_count_and_by_a_tenth_of_what_events_may_take(
+    held: LettersHeld, limits: Limits, many: bool
+) -> None:
+    assert too_many(held, limits) is many
+
+
+class Idle:
+    """An engine whose rules need nothing."""
+
+    async def needed(self) -> dict[str, int]:
+        return {}
+
+
+def letter(rule: str, seq: int, size: int) -> DeadLetter:
+    return DeadLetter(rule, seq, 1, "log", "0", 1, "no", b"x" * size)
+
+
+@pytest.mark.anyio
+async def test_the_oldest_dead_letters_go_until_the_rest_fits_and_a_gap_for_each_rule_tells_their_bounds() -> None:
+    journal, told = MemoryJournal(), list[Gap]()
+    limits = Limits(letters=1_000, letters_size=5 * MB)
+    retention = Retention(journal, cast(RuleEngine, Idle()), limits, told.append)
+    await retention.look()
+    assert (retention.letters, told) == (LetterStatistics(0, 0, 0), [])
+    await journal.save(Change(dead=[letter("ab"[seq % 2], seq, 10) for seq in range(1, 1_602)]))
+    await retention.look()
+    assert retention.letters == LetterStatistics(1_000, 10_000, 601)
+    assert sorted((gap.more["rule"], gap.first, gap.last, gap.count) for gap in told) == [
+        ("a", 2, 600, 300),
+        ("b", 1, 601, 301),
+    ]
+    assert {gap.reason for gap in told} == {Reason.DISCARDED}
+    told.clear()
+    await journal.save(Change(dead=[letter("c", seq, 2 * MB) for seq in (7, 5, 6)]))
+    await retention.look()
+    assert retention.letters == LetterStatistics(2, 4 * MB, 601 + 1_001)
+    assert [one.seq for one in await journal.oldest_letters(9)] == [5, 6]
+    assert [(gap.first, gap.last) for gap in told if gap.more["rule"] == "c"] == [(7, 7)]
 
 
 sizes = st.none() | st.integers(1, 1000)

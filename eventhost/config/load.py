@@ -203,8 +203,9 @@ class _Reading:
         said = self._host_part(tree, Journal)
         keep = said.retention
         return JournalConfig(
-            said.type, said.path, said.durability, keep.age, keep.size, keep.cap, said.trace, said.capacity
-        )
+            said.type, said.path, said.durability, keep.age, keep.size, keep.cap, said.trace, said.capacity,
+            keep.dead_letters, keep.dead_letters_size,
+        )  # fmt: skip
 
     def _log(self, tree: Tree) -> LogConfig:
         said = self._host_part(tree, Log)

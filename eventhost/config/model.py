@@ -112,6 +112,10 @@ class JournalConfig:
     trace: Literal["off", "failures", "all"] = "all"
     capacity: int = 10_000
     """How many events a journal in memory holds."""
+    letters: int | None = 10_000
+    """How many dead letters are kept."""
+    letters_size: int | None = None
+    """How long they may be together, in bytes; a tenth of `size_bytes` if it is not given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,6 +254,17 @@ class Retention(Shape):
         "twice `size`.",
         examples=["2GB"],
     )
+    dead_letters: int | None = Field(
+        default=10_000,
+        ge=0,
+        description="How many dead letters are kept; beyond it the oldest go, and a `host.gap` says so. `null`: no "
+        "limit.",
+    )
+    dead_letters_size: Size | None = Field(
+        default=None,
+        description="How long they may be together; beyond it likewise. By default, a tenth of `size`.",
+        examples=["100MB"],
+    )
 
 
 class Journal(Shape):

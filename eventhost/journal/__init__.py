@@ -3,7 +3,7 @@
 from eventhost.journal.memory import MemoryJournal
 from eventhost.journal.opening import open_journal
 from eventhost.journal.protocol import Entry, Journal, JournalStatistics
-from eventhost.journal.records import Change, DeadLetter, Pending, Position, Progress, Trace
+from eventhost.journal.records import Change, DeadLetter, LettersHeld, LetterSize, Pending, Position, Progress, Trace
 from eventhost.journal.salvage import Loss
 from eventhost.journal.sqlite import SqliteJournal
 
@@ -13,6 +13,8 @@ __all__ = [
     "Entry",
     "Journal",
     "JournalStatistics",
+    "LetterSize",
+    "LettersHeld",
     "Loss",
     "MemoryJournal",
     "Pending",

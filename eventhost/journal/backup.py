@@ -22,6 +22,9 @@ from eventhost.journal.schema import APPLICATION_ID, TABLES, check, connect_to_r
 
 _HEADER: Final = 100
 
+_LETTERS: Final = 500
+"""Dead letters that are read at once."""
+
 
 def backup(path: Path, target: Path) -> int:
     """Copy the journal at `path` to `target`, as it is at this moment; return the number of its newest event.
@@ -114,7 +117,9 @@ def verify(path: Path) -> rows.Mark:
             if (following := _past(following, mark.head + 1, ends)) != mark.head + 1:
                 raise JournalUnusable(f"{path} is damaged: events {following} to {mark.head} are not to be found")
             rows.progress(database)
-            rows.dead_letters(database, None, 0, -1)
+            letter = 0
+            while letters := rows.dead_letters(database, None, letter, _LETTERS):
+                letter = letters[-1].id
             return mark
     except (sqlite3.Error, TypeError, ValueError) as error:
         raise JournalUnusable(f"{path} is damaged: {error}; take another backup") from error

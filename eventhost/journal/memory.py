@@ -16,7 +16,16 @@ from eventhost.errors import BusClosed
 from eventhost.event import EnvEvent
 from eventhost.journal.block import encode
 from eventhost.journal.protocol import PAGE_BYTES, Entry, JournalStatistics, fitting
-from eventhost.journal.records import Change, DeadLetter, Pending, Position, Progress, Trace
+from eventhost.journal.records import (
+    Change,
+    DeadLetter,
+    LettersHeld,
+    LetterSize,
+    Pending,
+    Position,
+    Progress,
+    Trace,
+)
 
 MOST_BYTES: Final = 256 * 1_048_576
 
@@ -130,7 +139,23 @@ class MemoryJournal:
     async def dead_letters(self, rule: str | None, after: int, limit: int) -> list[DeadLetter]:
         self._check_open()
         found = (dead for dead in self._dead.values() if dead.id > after and rule in (None, dead.rule))
-        return list(islice(found, limit))
+        letters: list[DeadLetter] = []
+        size = 0
+        for letter in islice(found, limit):
+            size += len(letter.entries)
+            if size > PAGE_BYTES and letters:
+                break
+            letters.append(letter)
+        return letters
+
+    async def letters_held(self) -> LettersHeld:
+        self._check_open()
+        return LettersHeld(len(self._dead), sum(len(letter.entries) for letter in self._dead.values()))
+
+    async def oldest_letters(self, limit: int) -> list[LetterSize]:
+        self._check_open()
+        oldest = islice(self._dead.values(), limit)
+        return [LetterSize(letter.id, letter.rule, letter.seq, len(letter.entries)) for letter in oldest]
 
     async def traces(self, seq: int) -> list[Trace]:
         self._check_open()

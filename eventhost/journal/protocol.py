@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from eventhost.event import EnvEvent
-from eventhost.journal.records import Change, DeadLetter, Pending, Progress, Trace
+from eventhost.journal.records import Change, DeadLetter, LettersHeld, LetterSize, Pending, Progress, Trace
 
 PAGE_BYTES: Final = 4 * 1_048_576
 """What is read at once is no longer, as JSON, unless it is a single event or one run's."""
@@ -135,6 +135,14 @@ class Journal(Protocol):
 
         There are fewer, but never none, where they are longer than `PAGE_BYTES`.
         """
+        ...
+
+    async def letters_held(self) -> LettersHeld:
+        """How much room the dead letters take."""
+        ...
+
+    async def oldest_letters(self, limit: int) -> list[LetterSize]:
+        """Up to `limit` dead letters, in the order of their ids, without what they hold."""
         ...
 
     async def traces(self, seq: int) -> list[Trace]:

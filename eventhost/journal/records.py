@@ -55,6 +55,23 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     """Given by the journal."""
 
 
+class LettersHeld(msgspec.Struct, frozen=True, gc=False):
+    """How many dead letters there are, and how long their events' JSON is in bytes."""
+
+    count: int
+    size: int
+
+
+class LetterSize(msgspec.Struct, frozen=True, gc=False):
+    """A dead letter without what it holds."""
+
+    id: int
+    rule: str
+    seq: int
+    size: int
+    """How long its events' JSON is in bytes."""
+
+
 class Trace(msgspec.Struct, frozen=True, gc=False):
     """What became of one event with one rule, in full; `body` is JSON that only `explain` reads."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from eventhost.journal.records import LettersHeld
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -19,6 +21,17 @@ class Limits:
     """Beyond it events go that no rule needs."""
     cap_bytes: int | None = None
     """Beyond it events go whether a rule needs them or not; twice `size_bytes` if it is not given."""
+
+    letters: int | None = 10_000
+    """So many dead letters are kept."""
+    letters_size: int | None = None
+    """So many bytes of them, of their events' JSON; a tenth of what events may take if it is not given."""
+
+    @property
+    def letters_bytes(self) -> int | None:
+        """The bytes that dead letters may take."""
+        of = self.size_bytes if self.size_bytes is not None else self.cap_bytes
+        return of // 10 if self.letters_size is None and of is not None else self.letters_size
 
     @property
     def hard_bytes(self) -> int | None:
@@ -60,6 +73,12 @@ def decide(held: Held, limits: Limits) -> Decision:
     # A rule that gives up what it owes up to `must` may need the very next.
     needed = min((max(seq, must + 1) for seq in held.needed.values()), default=held.head + 1)
     return Decision(give_up, max(must, min(wanted, needed - 1, held.head)))
+
+
+def too_many(held: LettersHeld, limits: Limits) -> bool:
+    """Whether dead letters must go, the oldest first."""
+    most, most_bytes = limits.letters, limits.letters_bytes
+    return (most is not None and held.count > most) or (most_bytes is not None and held.size > most_bytes)
 
 
 def _beyond(held: Held, limit_bytes: int | None) -> int:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
 import msgspec
 
 from eventhost.journal.block import Damaged, seal
-from eventhost.journal.records import Change, DeadLetter, Pending, Position, Progress, Trace
+from eventhost.journal.protocol import PAGE_BYTES
+from eventhost.journal.records import (
+    Change,
+    DeadLetter,
+    LettersHeld,
+    LetterSize,
+    Pending,
+    Position,
+    Progress,
+    Trace,
+)
 
 T = TypeVar("T")
 
@@ -69,7 +79,26 @@ def pending(database: sqlite3.Connection, rule: str, after: int, limit: int) -> 
 def dead_letters(database: sqlite3.Connection, rule: str | None, after: int, limit: int) -> list[DeadLetter]:
     """See `Journal.dead_letters`."""
     sql = "SELECT * FROM dead WHERE id > ?1 AND (?2 IS NULL OR rule = ?2) ORDER BY id LIMIT ?3"
-    return list(_found(database, dead_of, sql, (after, rule, limit)))
+    found: list[DeadLetter] = []
+    size = 0
+    with closing(_found(database, dead_of, sql, (after, rule, limit))) as letters:
+        for letter in letters:
+            size += len(letter.entries)
+            if size > PAGE_BYTES and found:
+                break
+            found.append(letter)
+    return found
+
+
+def letters_held(database: sqlite3.Connection) -> LettersHeld:
+    """See `Journal.letters_held`."""
+    return LettersHeld(*database.execute("SELECT count(*), coalesce(sum(length(entries)), 0) FROM dead").fetchone())
+
+
+def oldest_letters(database: sqlite3.Connection, limit: int) -> list[LetterSize]:
+    """See `Journal.oldest_letters`."""
+    sql = "SELECT id, rule, seq, length(entries) FROM dead ORDER BY id LIMIT ?"
+    return [LetterSize(*row) for row in database.execute(sql, (limit,)).fetchall()]
 
 
 def traces(database: sqlite3.Connection, seq: int) -> list[Trace]:
@@ -174,7 +203,7 @@ def _true(row: Row) -> Row:
 
 def _found(
     database: sqlite3.Connection, make: Callable[[Row], T], sql: str, parameters: Sequence[Any] = ()
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     # Closed even if a row is damaged: what is not would keep the writer from starting its log anew.
     with closing(database.execute(sql, parameters)) as cursor:
         yield from map(make, cursor)

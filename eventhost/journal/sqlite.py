@@ -27,7 +27,7 @@ from eventhost.journal.block import BLOCK_EVENTS, Block, Damaged, encode
 from eventhost.journal.lock import Lock
 from eventhost.journal.protocol import PAGE_BYTES, Entry, JournalStatistics, fitting
 from eventhost.journal.readers import Readers
-from eventhost.journal.records import Change, DeadLetter, Pending, Progress, Trace
+from eventhost.journal.records import Change, DeadLetter, LettersHeld, LetterSize, Pending, Progress, Trace
 from eventhost.journal.schema import Durability, connect, connect_to_read
 from eventhost.journal.writer import Append, Committed, Job, Save, Tick, Writer
 
@@ -138,6 +138,12 @@ class SqliteJournal:
 
     async def dead_letters(self, rule: str | None, after: int, limit: int) -> list[DeadLetter]:
         return await self._ask(lambda database: rows.dead_letters(database, rule, after, limit))
+
+    async def letters_held(self) -> LettersHeld:
+        return await self._ask(rows.letters_held)
+
+    async def oldest_letters(self, limit: int) -> list[LetterSize]:
+        return await self._ask(lambda database: rows.oldest_letters(database, limit))
 
     async def traces(self, seq: int) -> list[Trace]:
         if not self._first <= seq <= self._head:

@@ -5,7 +5,7 @@ from eventhost.rules.engine import RuleEngine
 from eventhost.rules.files import RuleSet, read_rules, uncollected
 from eventhost.rules.query import QUERY_ANSWERED, ask
 from eventhost.rules.queue import Limits, RuleState, RuleStatistics
-from eventhost.rules.retention import keep_within
+from eventhost.rules.retention import LetterStatistics, Retention
 from eventhost.rules.rule import USER_QUERY, Rule, parse_rules
 from eventhost.rules.trace import Tracing
 
@@ -13,7 +13,9 @@ __all__ = [
     "QUERY_ANSWERED",
     "USER_QUERY",
     "Emitted",
+    "LetterStatistics",
     "Limits",
+    "Retention",
     "Rule",
     "RuleEngine",
     "RuleSet",
@@ -21,7 +23,6 @@ __all__ = [
     "RuleStatistics",
     "Tracing",
     "ask",
-    "keep_within",
     "parse_rules",
     "read_rules",
     "uncollected",

@@ -28,6 +28,7 @@ from eventhost.pattern import PatternIndex
 from eventhost.rules.bell import Bell
 from eventhost.rules.crew import Crew
 from eventhost.rules.ledger import Ledger
+from eventhost.rules.letters import Room
 from eventhost.rules.owed import Held
 from eventhost.rules.queue import Limits, RuleQueue, RuleStatistics
 from eventhost.rules.rule import Rule
@@ -46,9 +47,6 @@ _YIELD_EVERY: Final = 256
 _LONGEST_WAIT_S: Final = 60.0
 """A wall clock that is set forward is noticed after so long at the latest."""
 
-
-_MOST_LETTERS: Final = 10_000
-"""So many dead letters are made at once of what a rule gives up."""
 
 GIVEN_UP: Final = "given up, since the journal had reached its hard cap"
 
@@ -191,11 +189,15 @@ class RuleEngine:
     async def needed(self) -> dict[str, int]:
         """For each rule that lags, owes a run or holds events: the oldest event that it needs.
 
+        `*` are all others: what was not matched yet is needed too.
+
         Raises:
             BusClosed: the journal takes no more.
         """
         assert self._ledger is not None
         needed = {name: seq for name, queue in self._queues.items() if (seq := queue.needed_from) is not None}
+        if self._by_name and self._position < self._bus.journal.head:
+            needed["*"] = self._position + 1
         self._note_lagging()
         await self._ledger.write()  # so that a host that dies does not look for what is trimmed
         return needed
@@ -212,19 +214,25 @@ class RuleEngine:
         queue = self._queues.get(name)
         if queue is None:
             return 0, 0
-        letters = lost = queue.give_up(upto, _MOST_LETTERS, GIVEN_UP)
+        room = Room()
+        kept, lost = queue.give_up(upto, room, GIVEN_UP)
         while not queue.follows and queue.position < upto:
             entries = await self._bus.journal.read(queue.position, min(_BATCH, upto - queue.position))
             for entry in entries:
                 if entry.seq > queue.position and (queue, False) in self._interested(entry) and queue.would_run(entry):
-                    lost += 1
-                    if letters < _MOST_LETTERS:
-                        letters += queue.bury(Run((entry,), entry.event.timestamp), GIVEN_UP)
+                    if room.take(entry.size):
+                        queue.bury(Run((entry,), entry.event.timestamp), GIVEN_UP)
+                        kept += 1
+                    else:
+                        lost += 1
             if not queue.follows:
                 queue.position = max(queue.position, entries[-1].seq if entries else upto)
+            # Page by page: all of them at once would be as much memory as they are.
+            self._ledger.note(queue)
+            await self._ledger.write()
         self._ledger.note(queue)
         await self._ledger.write()
-        return letters, lost - letters
+        return kept, lost
 
     def release(self) -> None:
         """Begin now what shaping holds back, since it would be lost when the engine ends."""

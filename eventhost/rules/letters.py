@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import anyio
@@ -90,6 +91,22 @@ async def handle(
     for letter in done:
         letter["retrying"] = letter["id"] in now
     return Handled(done, refused, numbers[len(done) + len(refused) :], more)
+
+
+@dataclass(slots=True)
+class Room:
+    """How much may become dead letters at once."""
+
+    count: int = 10_000
+    bytes: int = 64 * 1_048_576
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for one of this size; there is less then."""
+        if self.count < 1 or self.bytes < size:
+            return False
+        self.count -= 1
+        self.bytes -= size
+        return True
 
 
 def in_short(letter: DeadLetter, retrying: Container[int] = ()) -> dict[str, Any]:

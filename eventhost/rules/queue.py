@@ -26,6 +26,7 @@ from eventhost.gaps import Gap, Reason
 from eventhost.journal import DeadLetter, Entry, Pending, Position, Trace
 from eventhost.rules.crew import Crew
 from eventhost.rules.delivery import Delivery, End, Outcome
+from eventhost.rules.letters import Room
 from eventhost.rules.owed import Held, Owed
 from eventhost.rules.query import answer_event
 from eventhost.rules.records import Records
@@ -92,6 +93,7 @@ class RuleStatistics:
     name: str
     state: RuleState
     matched: int
+    """What a host before left to it is among them."""
     suppressed: dict[str, int]
     """By verdict: throttled, duplicate, expired and so on."""
     held: int
@@ -281,6 +283,7 @@ class RuleQueue:
         self._owed.restore(run for row in runs if (run := self._taken_up(row, entries)) is not None)
         if state is not None and self._shaper is not None:
             self._shaper.load(msgspec.json.decode(state), entries.get)
+            self._matched += self._shaper.held
         elif state is not None:
             # It was edited while no host was there, and has no shaping any more: what was held is due.
             before = Shaper(self.rule.shaping, self._note)
@@ -298,6 +301,7 @@ class RuleQueue:
             log.error("rule_run_lost", rule=self.rule.name, seq=row.seq, reason="the journal no longer has its event")
             self._owed.end(row.seq)
             return None
+        self._matched += len(found)
         return Run(found, row.born_ms, row.left_out, row.attempts)
 
     def suspect(self) -> None:
@@ -448,22 +452,23 @@ class RuleQueue:
         """The ids of the dead letters that are tried once more at this moment."""
         return {number for numbers in self._letters.values() for number in numbers}
 
-    def give_up(self, upto: int, most: int, reason: str) -> int:
-        """Let what waits for events up to `upto` be dead letters, `most` of them; return how many there were."""
+    def give_up(self, upto: int, room: Room, reason: str) -> tuple[int, int]:
+        """Let what waits for events up to `upto` be dead letters; return how many are, and how many had no room."""
         old = [run for run in self._owed.waiting if run.entries[0].seq <= upto and not run.again]
-        for number, run in enumerate(old):
+        kept = 0
+        for run in old:
             self._owed.drop(run)
-            if number < most:
+            if room.take(run.size):
                 self.bury(run, reason)
-        return len(old)
+                kept += 1
+        return kept, len(old) - kept
 
-    def bury(self, run: Run, reason: str) -> int:
-        """Make a dead letter of a run that is not even begun; return 1."""
+    def bury(self, run: Run, reason: str) -> None:
+        """Make a dead letter of a run that is not even begun."""
         outcome = self._delivery(run, anyio.sleep).give_up(reason)
         self._failed += 1
         self._dead.append(dead_letter(run, self.rule.name, outcome, self._wall_ms()))
         self._on_change(self)
-        return 1
 
     def would_run(self, entry: Entry) -> bool:
         """Whether the condition holds for an entry that matches; nothing is counted."""

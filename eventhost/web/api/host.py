@@ -12,7 +12,7 @@ import msgspec
 from eventhost import __version__
 from eventhost.access import Access
 from eventhost.bus import BusStatistics
-from eventhost.rules import RuleStatistics
+from eventhost.rules import LetterStatistics, RuleStatistics
 from eventhost.web.endpoint import get, post
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class HostStatus(msgspec.Struct, frozen=True):
     sources: dict[str, int]
     rules: list[RuleStatistics]
     bus: BusStatistics
+    dead_letters: LetterStatistics
 
 
 class Reloaded(msgspec.Struct, frozen=True):
@@ -61,6 +62,7 @@ class Host:
             Counter(source.status for source in environment.source_statuses()),
             environment.rule_statistics(),
             environment.bus.statistics(),
+            environment.letter_statistics(),
         )
 
     @post("/reload", Access.ADMIN)
