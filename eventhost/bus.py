@@ -75,25 +75,11 @@ class Subscription:
 
     async def batches(self) -> AsyncGenerator[list[Entry | Lagged], None]:
         """What has gathered since the last step, at most some hundreds at a time; waits when nothing has."""
-        journal, position = self._bus.journal, self.after
+        position = self.after
         self._bus.subscriptions.add(self)
         try:
             while await self._bus.grown(position):
-                batch: list[Entry | Lagged] = []
-                head = journal.head
-                entries = await journal.read(position, _BATCH)
-                # Where nothing can be read nothing is left: it was overwritten, trimmed, or lost by a damaged journal.
-                missed = (entries[0].seq if entries else head + 1) - position - 1
-                if missed > 0:
-                    resumed_ms = entries[0].at_ms if entries else None
-                    who = {"watcher": self._watched}
-                    gap = Gap(Reason.LAGGED, position + 1, position + missed, missed, to_ms=resumed_ms, more=who)
-                    self._bus.on_gap(gap)
-                    position += missed
-                    batch.append(Lagged(missed, position + 1))
-                if entries:
-                    position = entries[-1].seq
-                    batch += self._select(entries)
+                batch, position = await self.read(position)
                 self.after = position
                 if batch:
                     yield batch
@@ -101,6 +87,27 @@ class Subscription:
                 await anyio.lowlevel.checkpoint()
         finally:
             self._bus.subscriptions.discard(self)
+
+    async def read(self, after: int, limit: int = _BATCH) -> tuple[list[Entry | Lagged], int]:
+        """What matches of the next `limit` events after `after`, at most, and the number up to which it goes."""
+        journal = self._bus.journal
+        batch: list[Entry | Lagged] = []
+        head = journal.head
+        entries = await journal.read(after, limit)
+        # Where nothing can be read nothing is left: it was overwritten, trimmed, or lost by a damaged journal.
+        missed = (entries[0].seq if entries else head + 1) - after - 1
+        if missed > 0:
+            resumed_ms = entries[0].at_ms if entries else None
+            gap = Gap(
+                Reason.LAGGED, after + 1, after + missed, missed, to_ms=resumed_ms, more={"watcher": self._watched}
+            )
+            self._bus.on_gap(gap)
+            after += missed
+            batch.append(Lagged(missed, after + 1))
+        if entries:
+            after = entries[-1].seq
+            batch += self._select(entries)
+        return batch, after
 
     async def __aiter__(self) -> AsyncIterator[Entry | Lagged]:
         async with aclosing(self.batches()) as batches:

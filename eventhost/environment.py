@@ -8,8 +8,8 @@ sources ─► normalize ─► journal ─► rules ─► actions ─┐
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import msgspec
 import structlog
 
 from eventhost.actions import HOST, Hands, http_client
@@ -44,14 +45,14 @@ from eventhost.connections import (
     child,
     minimal_environment,
 )
-from eventhost.errors import BusClosed, ConfigError, EventhostError, JournalFailed, NotFound, Problem
+from eventhost.errors import BusClosed, ConfigError, EventhostError, EventRejected, JournalFailed, NotFound, Problem
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize, uuid7
 from eventhost.exchange import as_kept
 from eventhost.gaps import Gap, Gaps, Reason
 from eventhost.journal import Change, DeadLetter, Entry, Journal, Loss, MemoryJournal, SqliteJournal, open_journal
-from eventhost.journal.file import JournalFile
+from eventhost.journal.file import JournalFile, Recorded
 from eventhost.journal.retention import Limits
-from eventhost.message import normalize_and_tell
+from eventhost.message import Message, normalize_and_tell
 from eventhost.rules import (
     USER_QUERY,
     Emitted,
@@ -80,6 +81,11 @@ MAX_REPORTED = 20
 """Problems of one file that are logged and said on the bus."""
 QUERY_TIMEOUT_S = 120.0
 RECORDS_S = 1.0
+
+IDEMPOTENCY = "idempotency"
+"""The metadata key by which the host knows a request again that published events; nobody else may say it."""
+
+_API = SourceProfile("api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +275,41 @@ class ServerEnvironment:
         """
         if isinstance(event, EnvEvent):
             return event, await self.bus.publish(event)
-        event, message = normalize_and_tell(RawEvent.from_value(event), SourceProfile(source))
-        seq = await self.bus.publish(event)
-        if message is not None and self._record is not None:
-            await self._record([(seq, message)])
-        return event, seq
+        events, seq = await self.publish_events([RawEvent.from_value(event)], source=source)
+        return events[0], seq
+
+    async def publish_events(
+        self,
+        events: Sequence[RawEvent | EnvEvent],
+        *,
+        source: str = "api",
+        metadata: Mapping[str, Any] | None = None,
+        at_most_bytes: int | None = None,
+    ) -> tuple[list[EnvEvent], int]:
+        """Publish events as if the source `source` had said them: all, one after the other, or none.
+
+        `metadata` is added; `at_most_bytes` bounds the JSON of each where that is known. Returns the events as they
+        were published, and the sequence number of the first.
+
+        Raises:
+            EventRejected: one of them is no event, and which one.
+            BusClosed: the host is stopping.
+        """
+        profile = _API if source == "api" and not metadata else SourceProfile(source, metadata=metadata or {})
+        normal: list[EnvEvent] = []
+        messages: list[tuple[int, Message]] = []
+        for place, event in enumerate(events):
+            try:
+                one, message = normalize_and_tell(_unmarked(event), profile, at_most_bytes=at_most_bytes)
+            except EventRejected as error:
+                raise error if len(events) == 1 else EventRejected(f"[{place}]: {error}") from None
+            normal.append(one)
+            if message is not None:
+                messages.append((place, message))
+        seq = await self.bus.publish_batch(normal)
+        if messages and self._record is not None:
+            await self._record([(seq + place, message) for place, message in messages])
+        return normal, seq
 
     async def import_events(self, events: Sequence[EnvEvent]) -> int:
         """Publish events as they are, with the `source_name` that they bear: for the operator, never for a source.
@@ -416,11 +452,17 @@ class ServerEnvironment:
         """
         with anyio.move_on_after(RECORDS_S):
             await self._rules.needed()  # what was done is written a moment later; a full disk may make it wait
-        told = partial(explain, rules=self._rule_set, root=self.root, every=every, only=only)
+        with self.reading() as journal:
+            return await explain(journal, event, rules=self._rule_set, root=self.root, every=every, only=only)
+
+    @contextmanager
+    def reading(self) -> Iterator[Recorded]:
+        """The journal as it is now, for who searches in it: a file is sifted much faster."""
         if self.config.journal.type == "memory":
-            return await told(self.bus.journal, event)
-        with JournalFile(self.root / self.config.journal.path) as journal:  # which is sifted much faster
-            return await told(journal, event)
+            yield self.bus.journal
+            return
+        with JournalFile(self.root / self.config.journal.path) as journal:
+            yield journal
 
     async def replay(self, request: Request) -> AsyncGenerator[dict[str, Any], None]:
         """The runs that the rules make of recorded events, told one after the other; done again if it says so.
@@ -671,6 +713,13 @@ def _gaps(journal: Journal, loss: Loss | None, last: Sequence[Entry]) -> list[Ga
         after, from_ms = (last[-1].seq, last[-1].at_ms) if last else (0, None)
         gaps.append(Gap(Reason.CRASH, from_ms=from_ms, to_ms=int(time.time() * 1000), more={"after": after}))
     return gaps
+
+
+def _unmarked(event: RawEvent | EnvEvent) -> RawEvent | EnvEvent:
+    if type(event.metadata) is not dict or IDEMPOTENCY not in event.metadata:
+        return event
+    rest = {name: value for name, value in event.metadata.items() if name != IDEMPOTENCY}
+    return msgspec.structs.replace(event, metadata=rest)
 
 
 def _limits(config: JournalConfig) -> Limits:

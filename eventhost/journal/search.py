@@ -30,6 +30,14 @@ _SIFTED: Final = 65_536
 """Events that are sifted at once: no reading lasts long enough to hold up the writer's log."""
 
 
+class Ambiguous(NotFound):
+    """Several events are called so; `entries` are the newest of them, newest first."""
+
+    def __init__(self, message: str, entries: Sequence[Entry]) -> None:
+        super().__init__(message)
+        self.entries = entries
+
+
 async def find(journal: Recorded, handle: str, searched: int = SEARCHED) -> Entry:
     """The event that `handle` names: a sequence number, an id, or `source:id`.
 
@@ -37,7 +45,8 @@ async def find(journal: Recorded, handle: str, searched: int = SEARCHED) -> Entr
     events are looked at.
 
     Raises:
-        NotFound: none is found, or several; the text lists those.
+        NotFound: none is found.
+        Ambiguous: several are; the text lists them.
     """
     if handle.isascii() and handle.isdigit() and len(handle) < 20:
         if found := await journal.entries([int(handle)]):
@@ -50,7 +59,8 @@ async def find(journal: Recorded, handle: str, searched: int = SEARCHED) -> Entr
     if candidates:
         listed = ", ".join(map(_line, candidates[:_CANDIDATES]))
         more = "" if len(candidates) <= _CANDIDATES else f" and {len(candidates) - _CANDIDATES} more"
-        raise NotFound(f"several events are called {handle}: {listed}{more}; give the number of one")
+        message = f"several events are called {handle}: {listed}{more}; give the number of one"
+        raise Ambiguous(message, candidates[:_CANDIDATES])
     raise NotFound(f"no event is called {handle[:200]!r}; {await _looked(journal, searched)}")
 
 

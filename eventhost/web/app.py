@@ -19,6 +19,7 @@ from eventhost.web.api.host import Host
 from eventhost.web.api.replay import Replay
 from eventhost.web.api.rules import Rules
 from eventhost.web.api.sources import Sources
+from eventhost.web.broadcast import Broadcast
 from eventhost.web.endpoint import endpoints
 from eventhost.web.openapi import Description
 
@@ -33,13 +34,14 @@ def create_app(environment: ServerEnvironment, open_streams: set[anyio.CancelSco
     would not end by themselves before the bus closes.
     """
     streams = set[anyio.CancelScope]() if open_streams is None else open_streams
+    broadcast = Broadcast(environment.bus, environment.config.http.heartbeat_s)
     described = endpoints(
         [
             Health(environment),
             Host(environment),
             Sources(environment),
             Rules(environment),
-            Events(environment, streams),
+            Events(environment, streams, broadcast),
             DeadLetters(environment),
             Replay(environment, streams),
         ]
@@ -58,7 +60,12 @@ def create_app(environment: ServerEnvironment, open_streams: set[anyio.CancelSco
     )
 
 
-_CODES = {400: ErrorCode.INVALID_PARAMS, 404: ErrorCode.METHOD_NOT_FOUND}
+_CODES = {
+    400: ErrorCode.INVALID_PARAMS,
+    404: ErrorCode.METHOD_NOT_FOUND,
+    422: ErrorCode.INVALID_PARAMS,
+    503: ErrorCode.SERVER_ERROR,
+}
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -12,34 +12,98 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from eventhost.access import Access
-from eventhost.bus import selector
-from eventhost.event import EnvEvent
+from eventhost.event import MAX_ID_LENGTH, MAX_TIMESTAMP, MAX_TYPE_LENGTH, EnvEvent
+from eventhost.exchange.http import BATCHED, STRUCTURED, NotJson
 from eventhost.journal import Journal
+from eventhost.journal.search import Ambiguous, find
+from eventhost.web.answers import ErrorCode, error_answer, json_answer
+from eventhost.web.broadcast import Broadcast
 from eventhost.web.endpoint import get, post
 from eventhost.web.guard import over_control_socket
-from eventhost.web.history import MAX_EVENTS, following, newest, position
-from eventhost.web.stream import EventStream
+from eventhost.web.history import MAX_EVENTS, Page, following, newest, position, span
+from eventhost.web.publishing import MAX_BATCH, Publisher, read_events
+from eventhost.web.stream import EventStream, event_json
+from eventhost.web.wanted import Wanted
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
 
+TypeName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH)]
+EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+Timestamp = Annotated[int, msgspec.Meta(ge=-MAX_TIMESTAMP, le=MAX_TIMESTAMP)]
+
 
 class EventsWanted(msgspec.Struct, frozen=True):
-    """`type` has globs, separated by commas; `since` is a sequence number, or how long ago."""
+    """`type` has globs, separated by commas, and `match` is an event pattern as JSON.
+
+    `from`, `to` and `since` are a sequence number, a time (ISO 8601) or how long ago; `since` is what comes after it.
+    `cursor` is where the answer before this one ended.
+    """
 
     type: str = "*"
+    match: str | None = None
     since: str | None = None
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: str | None = None
+    cursor: Annotated[int, msgspec.Meta(ge=0)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_EVENTS)] = 100
 
-    @property
-    def globs(self) -> list[str]:
-        """The globs of `type`."""
-        return [glob.strip() for glob in self.type.split(",") if glob.strip()] or ["*"]
+
+class NumberedEvent(msgspec.Struct, frozen=True):
+    """An event, and its place in the journal."""
+
+    seq: int
+    id: EventId
+    type: TypeName
+    timestamp: Timestamp
+    metadata: dict[str, Any]
+    payload: dict[str, Any]
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """Newest last. `missed` events are no longer held; with `more` the span goes on after `cursor`."""
+
+    events: list[NumberedEvent]
+    cursor: int
+    missed: int | msgspec.UnsetType = msgspec.UNSET
+    more: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An event to be published; what is left out is completed by the host."""
+
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH, pattern=r"^(?!host\.)")]
+    id: EventId | None = None
+    timestamp: Timestamp | None = None
+    metadata: dict[str, Any] | None = None
+    payload: dict[str, Any] | None = None
+
+
+class CloudEvent(msgspec.Struct, frozen=True):
+    """A CloudEvent of version 1.0; extension attributes may stand beside these."""
+
+    specversion: Annotated[str, msgspec.Meta(pattern=r"^1\.0$")]
+    id: EventId
+    source: Annotated[str, msgspec.Meta(min_length=1)]
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH, pattern=r"^(?!host\.)")]
+    time: str | msgspec.UnsetType = msgspec.UNSET
+    datacontenttype: str | msgspec.UnsetType = msgspec.UNSET
+    data: Any = msgspec.UNSET
+
+
+NewEvents = Annotated[list[NewEvent], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+CloudEvents = Annotated[list[CloudEvent], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 class Published(msgspec.Struct, frozen=True):
     id: str
     seq: int
+
+
+class PublishedBatch(msgspec.Struct, frozen=True):
+    """In the order in which they were sent."""
+
+    events: list[Published]
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -59,31 +123,72 @@ class ToExplain(msgspec.Struct, frozen=True):
 class Events:
     """What happened."""
 
-    def __init__(self, environment: ServerEnvironment, open_streams: set[anyio.CancelScope]) -> None:
-        self._environment, self._open_streams = environment, open_streams
+    def __init__(
+        self, environment: ServerEnvironment, open_streams: set[anyio.CancelScope], broadcast: Broadcast
+    ) -> None:
+        self._environment, self._open_streams, self._broadcast = environment, open_streams, broadcast
+        self._publisher = Publisher(environment)
 
-    @get("/events", Access.READ, answers={"application/json": dict[str, Any], "text/event-stream": str})
+    @get(
+        "/events",
+        Access.READ,
+        answers={"application/json": EventPage, "text/event-stream": str},
+    )
     async def all(self, request: Request, query: EventsWanted) -> Response | ASGIApp:
-        """Recent events, newest last; live ones for whoever accepts an event stream."""
-        bus, since = self._environment.bus, query.since
+        """Events of the past, newest last; live ones for whoever accepts an event stream."""
+        wanted = Wanted.parse(query.type, query.match)
         if "text/event-stream" in request.headers.get("accept", "") and request.method == "GET":
-            since = request.headers.get("last-event-id", since)
-            after = None if since is None else await _position(bus.journal, since)
-            return EventStream(bus.subscribe(query.globs, after=after), self._open_streams)
-        select = selector(query.globs)
-        if since is None:
-            page = await newest(bus.journal, select, query.limit)
+            return await self._live(wanted, request.headers.get("last-event-id") or query.since)
+        journal = self._environment.bus.journal
+        if query.since is not None and query.from_ is not None:
+            raise HTTPException(400, "since and from: give one of them; since is what comes after, from is inclusive")
+        try:
+            after, upto = await span(journal, query.from_, query.to)
+        except ValueError as error:
+            raise HTTPException(400, f"from, to: {error}") from None
+        if query.cursor is not None:
+            after = await _position(journal, str(query.cursor))
+        elif query.since is not None:
+            after = await _position(journal, query.since)
+        if after is None:
+            page = await newest(journal, wanted.select(), query.limit, upto)
         else:
-            page = await following(bus.journal, select, query.limit, await _position(bus.journal, since))
-        missed = b',"missed":%d' % page.missed if page.missed else b""
-        text = b'{"events":[%b],"cursor":%d%b}' % (b",".join(page.events), page.cursor, missed)
-        return Response(text, media_type="application/json")
+            page = await following(journal, wanted.select(), query.limit, after, upto)
+        return _paged(page)
 
-    @post("/events", Access.PUBLISH, status=201)
-    async def publish(self, body: dict[str, Any]) -> Published:
-        """Publish an event; answered once it is in the journal."""
-        event, seq = await self._environment.publish_event(body)
-        return Published(event.id, seq)
+    async def _live(self, wanted: Wanted, since: str | None) -> ASGIApp:
+        http = self._environment.config.http
+        if self._broadcast.watchers >= http.max_connections:
+            raise HTTPException(
+                503,
+                f"{http.max_connections} streams are open already (http.max_connections); come back later",
+                headers={"Retry-After": "10"},
+            )
+        after = None if since is None else await _position(self._environment.bus.journal, since)
+        return EventStream(self._broadcast.watch(wanted, after), self._open_streams, http.connection_timeout_s)
+
+    @post(
+        "/events",
+        Access.PUBLISH,
+        status=201,
+        takes={"application/json": NewEvent | NewEvents, STRUCTURED: CloudEvent, BATCHED: CloudEvents},
+        answers={"application/json": Published | PublishedBatch},
+        errors=(422,),
+    )
+    async def publish(self, request: Request) -> Response:
+        """Publish an event, or a list of them, all or none; answered once they are in the journal."""
+        body = await request.body()
+        media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        try:
+            incoming = read_events(media_type, request.scope["headers"], body)
+        except NotJson as error:
+            return error_answer(400, ErrorCode.PARSE_ERROR, str(error))
+        done, fresh = await self._publisher.publish(request, incoming, body)
+        published = [Published(each, done.seq + place) for place, each in enumerate(done.ids)]
+        answer = json_answer(PublishedBatch(published) if incoming.listed else published[0], 201)
+        if not fresh:
+            answer.headers["idempotent-replayed"] = "true"
+        return answer
 
     @post("/events/import", Access.ADMIN, status=201)
     async def import_events(self, request: Request, body: list[EnvEvent]) -> Imported:
@@ -97,6 +202,24 @@ class Events:
     async def explain(self, event: str, query: ToExplain) -> dict[str, Any]:
         """What became of an event, rule by rule, and why."""
         return (await self._environment.explain(event, every=query.all, only=query.rule)).to_json()
+
+    @get("/events/{event:path}", Access.READ, answers={"application/json": NumberedEvent}, errors=(409,))
+    async def one(self, event: str) -> Response:
+        """One event, by its number, its id, or SOURCE:ID; 409 lists the candidates where several are called so."""
+        try:
+            with self._environment.reading() as journal:
+                entry = await find(journal, event)
+        except Ambiguous as error:
+            candidates = [msgspec.Raw(event_json(entry)) for entry in error.entries]
+            return error_answer(409, ErrorCode.INVALID_PARAMS, str(error), {"candidates": candidates})
+        return Response(event_json(entry), media_type="application/json")
+
+
+def _paged(page: Page) -> Response:
+    missed = b',"missed":%d' % page.missed if page.missed else b""
+    more = b',"more":true' if page.more else b""
+    text = b'{"events":[%b],"cursor":%d%b%b}' % (b",".join(page.events), page.cursor, missed, more)
+    return Response(text, media_type="application/json")
 
 
 async def _position(journal: Journal, since: str) -> int:
