@@ -19,6 +19,7 @@ from eventhost.cli import (
     explain,
     host,
     journal,
+    key,
     replay,
     rule,
     schema,
@@ -38,6 +39,7 @@ for group in (environment, schema, host, events, explain, replay, journal):
     app.add_typer(group.app)
 app.add_typer(source.app, name="source", rich_help_panel="Groups of commands")
 app.add_typer(rule.app, name="rule", rich_help_panel="Groups of commands")
+app.add_typer(key.app, name="key", rich_help_panel="Groups of commands")
 app.add_typer(dead_letter.app, name="dead-letter", rich_help_panel="Groups of commands")
 app.add_typer(service.app, name="service", rich_help_panel="Groups of commands")
 

@@ -6,17 +6,20 @@ What goes wrong becomes one sentence that says how to mend it.
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from eventhost.errors import ConfigError, ConnectionLost, EventhostError, Problem
 from eventhost.web.control_socket import CONTROL_SOCKET, socket_name
+
+KEY_VARIABLE: Final = "EVENTHOST_KEY"
 
 _TIMEOUT_S = 60.0
 """Longer than a source may take to stop and start; a live stream has a heartbeat every 15 s."""
@@ -38,8 +41,9 @@ class Host:
     `EventhostError` when it refuses.
     """
 
-    def __init__(self, connection: HTTPConnection, *, prefix: str, absent: str) -> None:
+    def __init__(self, connection: HTTPConnection, *, prefix: str, absent: str, key: str = "") -> None:
         self._connection = connection
+        self._key = key
         self._prefix = prefix
         self._absent = absent
 
@@ -51,7 +55,7 @@ class Host:
 
     @classmethod
     def at_url(cls, url: str) -> Self:
-        """The host at `url`.
+        """The host at `url`; the variable `EVENTHOST_KEY` holds the key for it, where it asks for one.
 
         Raises:
             ConfigError: it is no URL of a host.
@@ -63,7 +67,8 @@ class Host:
             raise ConfigError([Problem(url, f"not a URL: {error}", "write http://127.0.0.1:8001")]) from error
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         absent = f"no host answers at {url}; start it there with `eventhost run`, and look at http.port in its config"
-        return cls(kind(name, port, timeout=_TIMEOUT_S), prefix=parts.path.rstrip("/"), absent=absent)
+        key = os.environ.get(KEY_VARIABLE, "")
+        return cls(kind(name, port, timeout=_TIMEOUT_S), prefix=parts.path.rstrip("/"), absent=absent, key=key)
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """The JSON answer to GET; a `query` value of None is left out."""
@@ -107,6 +112,8 @@ class Host:
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Iterator[HTTPResponse]:
         headers = {**({"Content-Type": "application/json"} if body else {}), **(headers or {})}
+        if self._key:
+            headers["X-API-Key"] = self._key
         try:
             self._connection.request(method, self._prefix + path, body or None, headers)
         except PermissionError as error:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from eventhost.errors import BusClosed, ConfigError, EventRejected, NotFound
 from eventhost.web.answers import ErrorCode, error_answer
+from eventhost.web.api.auth import Auth
 from eventhost.web.api.dead_letters import DeadLetters
 from eventhost.web.api.events import Events
 from eventhost.web.api.health import Health
@@ -20,24 +21,32 @@ from eventhost.web.api.replay import Replay
 from eventhost.web.api.rules import Rules
 from eventhost.web.api.sources import Sources
 from eventhost.web.broadcast import Broadcast
+from eventhost.web.door import Door
 from eventhost.web.endpoint import endpoints
 from eventhost.web.openapi import Description
+from eventhost.web.ring import KeyRing
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
 
 
-def create_app(environment: ServerEnvironment, open_streams: set[anyio.CancelScope] | None = None) -> Starlette:
+def create_app(
+    environment: ServerEnvironment,
+    open_streams: set[anyio.CancelScope] | None = None,
+    door: Door | None = None,
+) -> Starlette:
     """The ASGI application for `environment`, without the guard.
 
     The cancel scopes of live streams are kept in `open_streams`: whoever stops the server cancels them, since they
-    would not end by themselves before the bus closes.
+    would not end by themselves before the bus closes. `door` is the one that the guard asks, too.
     """
+    door = door or Door(KeyRing(environment.root))
     streams = set[anyio.CancelScope]() if open_streams is None else open_streams
     broadcast = Broadcast(environment.bus, environment.config.http.heartbeat_s)
     described = endpoints(
         [
             Health(environment),
+            Auth(door),
             Host(environment),
             Sources(environment),
             Rules(environment),

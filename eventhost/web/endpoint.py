@@ -13,7 +13,7 @@ The OpenAPI document is made of the same signatures (`openapi.py`), so that it c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 from eventhost.access import NOBODY, Access
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
 from eventhost.web.caller import caller_of
+from eventhost.web.door import asks_for_key
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -122,6 +123,8 @@ class _App:
         self._query = endpoint.parameters.get("query")
         apart = {"body", "query", "request"}
         self._path = {name: kind for name, kind in endpoint.parameters.items() if name not in apart}
+        self._takes = {media.lower() for media in endpoint.mark.takes}
+        self._takes |= {"application/json"} if self._body is not None else set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._answer(Request(scope, receive, send))
@@ -129,7 +132,7 @@ class _App:
 
     async def _answer(self, request: Request) -> Any:
         endpoint = self._endpoint
-        if (refusal := _refusal(request, endpoint.mark.access)) is not None:
+        if (refusal := _refusal(request, endpoint.mark.access) or _strange_body(request, self._takes)) is not None:
             return refusal
         arguments: dict[str, Any] = {
             name: _converted(request.path_params[name], kind, name, 404) for name, kind in self._path.items()
@@ -154,13 +157,24 @@ def _refusal(request: Request, access: Access) -> Response | None:
         return None
     what = f"{request.method} {request.url.path}"
     if caller == NOBODY:
-        mend = "send a key as X-API-Key or as a bearer token; `eventhost key create` makes one"
-        answer = error_answer(401, ErrorCode.INVALID_REQUEST, f"{what} asks for a key; {mend}")
-        answer.headers["www-authenticate"] = "Bearer"
-        return answer
+        return asks_for_key(what)
     has = ", ".join(sorted(caller.scopes)) or "none"
     message = f"{what} asks for the scope {access}; the key {caller.name!r} has {has}"
     return error_answer(403, ErrorCode.INVALID_REQUEST, message)
+
+
+def _strange_body(request: Request, takes: Collection[str]) -> Response | None:
+    """Refuse a body that is not declared as one of these; a web page could send those of some other kinds unasked."""
+    headers = request.headers
+    if request.method in ("GET", "HEAD") or not (
+        "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    ):
+        return None
+    declared = headers.get("content-type", "").split(";")[0].strip().lower()
+    if declared in takes or "*/*" in takes:
+        return None
+    message = f"a body must be one of {', '.join(sorted(takes))}: say so by Content-Type, not {declared!r}"
+    return error_answer(415, ErrorCode.INVALID_REQUEST, message)
 
 
 def _unreadable(request: Request, text: bytes, error: Exception) -> Response:

@@ -1,15 +1,16 @@
 """Binding and serving: the sockets are the host's own, the signals too, and stopping never waits for a client.
 
 uvicorn left to itself installs signal handlers, and ends the process when it cannot bind. Here it is handed sockets
-that are bound already: the loopback port, and the control socket that only this user can open.
+that are bound already: the port, perhaps with TLS, and the control socket, without, that only this user can open.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,16 +18,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import structlog
 import uvicorn
 
 from eventhost.config.model import HttpConfig
 from eventhost.errors import ConfigError, EventhostError, Problem
 from eventhost.web.app import create_app
 from eventhost.web.control_socket import CONTROL_SOCKET, socket_name
-from eventhost.web.guard import Guard
+from eventhost.web.door import Door
+from eventhost.web.guard import MAX_BODY_BYTES, Guard
+from eventhost.web.keys import read_keys
+from eventhost.web.ring import KeyRing
+from eventhost.web.tls import Certificate
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
+
+log = structlog.get_logger()
+
+WATCH_S = 2.0
+"""How soon the end of a key ends the streams that were opened with it."""
 
 _BACKLOG = 128
 _CLOSE_S = 1
@@ -46,51 +57,85 @@ async def serving(environment: ServerEnvironment) -> AsyncIterator[Listening]:
     """Answer HTTP for `environment` while the context lasts.
 
     Raises:
-        ConfigError: `http.host` or `http.port` cannot be used as configured.
+        ConfigError: `http.host`, `http.port` or `http.tls` cannot be used as configured, or the file of keys cannot;
+            or others can reach the address, and there is no key.
         EventhostError: the port or the control socket cannot be bound now.
     """
     http = environment.config.http
     control = environment.root / CONTROL_SOCKET
-    with _tcp_sockets(http) as tcp, _control_socket(control) as unix:
+    ring = KeyRing(environment.root)
+    with _tcp_sockets(http) as tcp:
         port = tcp[0].getsockname()[1] if tcp else 0
+        needs_keys = http.auth == "keys" or not all(_is_loopback(each) for each in tcp)
+        if needs_keys and tcp:
+            _require_keys(environment.root, http, tcp)
+        certificate = Certificate(environment.root, http.tls) if tcp and http.tls else None
+        door = Door(ring, needs_keys=needs_keys, sign_in_s=http.sign_in_s, cookie=f"eventhost-{port}")
         open_streams: set[anyio.CancelScope] = set()
-        app = Guard(create_app(environment, open_streams), port=port, hosts=[http.host])
-        server = _Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                # What goes wrong in a request is logged by the guard.
-                log_level="critical",
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                backlog=_BACKLOG,
-                timeout_graceful_shutdown=_CLOSE_S,
-            )
+        routes = create_app(environment, open_streams, door)
+        guard = Guard(
+            routes,
+            port=port,
+            hosts=[http.host],
+            http=http,
+            door=door,
+            needs_keys=needs_keys,
+            open_streams=open_streams,
         )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, [*tcp, unix])
-            await server.ready.wait()
-            try:
-                yield Listening(_url(http.host, port) if tcp else "", control)
-            finally:
-                server.should_exit = True
-                for stream in open_streams:
-                    stream.cancel()
-                with anyio.move_on_after(_CLOSE_S + 1, shield=True):
-                    await server.done.wait()
-                server.cut()
-                tasks.cancel_scope.cancel()
+        with _control_socket(control) as unix:
+            server = _Server(_uvicorn(guard, certificate), unix)
+            async with routes.router.lifespan_context(routes), anyio.create_task_group() as tasks:
+                tasks.start_soon(server.serve, tcp)
+                await server.ready.wait()
+                tasks.start_soon(_watch, guard, server, certificate)
+                try:
+                    yield Listening(_url(http, port) if tcp else "", control)
+                finally:
+                    server.should_exit = True
+                    for stream in open_streams:
+                        stream.cancel()
+                    with anyio.move_on_after(_CLOSE_S + 1, shield=True):
+                        await server.done.wait()
+                    server.cut()
+                    ring.save()
+                    tasks.cancel_scope.cancel()
+
+
+def _uvicorn(app: Guard, certificate: Certificate | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=MAX_BODY_BYTES,
+        lifespan="off",
+        log_config=None,
+        # What goes wrong in a request is logged by the guard.
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_CLOSE_S,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
+    )
+
+
+async def _watch(guard: Guard, server: _Server, certificate: Certificate | None) -> None:
+    """Cut whoever has no right, or no will, to be served any longer; take a certificate that was renewed."""
+    while True:
+        await anyio.sleep(WATCH_S)
+        if overdue := {visit.peer for visit in guard.overdue()}:
+            server.cut(overdue)
+        if certificate is not None:
+            certificate.refresh()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without its hold on the process."""
+    """uvicorn's server, without its hold on the process, and with a socket more to which TLS does not apply."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, plain: socket.socket) -> None:
         super().__init__(config)
+        self._plain = plain
         self.servers = []
         self.ready = anyio.Event()
         self.done = anyio.Event()
@@ -100,7 +145,13 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(self._protocol, sock=self._plain, backlog=_BACKLOG))
         self.ready.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        return self.config.http_protocol_class(config=self.config, **state)  # type: ignore[call-arg]
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         try:
@@ -110,10 +161,11 @@ class _Server(uvicorn.Server):
                 server.close()
             self.done.set()
 
-    def cut(self) -> None:
-        """End what connections are left: those of clients that do not read what they are sent."""
+    def cut(self, peers: Collection[object] | None = None) -> None:
+        """End the connections that are left, or those of `peers`: a client that does not read would hold its own."""
         for connection in list(self.server_state.connections):
-            if connection.transport is not None:
+            named = peers is None or getattr(connection, "client", None) in peers
+            if named and connection.transport is not None:
                 connection.transport.abort()
 
 
@@ -123,7 +175,7 @@ def _tcp_sockets(http: HttpConfig) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
         sockets: list[socket.socket] = []
         port, absent = http.port, None
-        for family, address in _loopback_addresses(http.host) if http.enabled else []:
+        for family, address in _addresses(http.host) if http.enabled else []:
             try:
                 tcp = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,21 +197,30 @@ def _tcp_sockets(http: HttpConfig) -> Iterator[list[socket.socket]]:
         yield sockets
 
 
-def _loopback_addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise _unusable("host", f"{host!r} has no address: {error}", "write 127.0.0.1") from error
-    addresses = {(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found}
-    strangers = sorted(address for _, address in addresses if not ip_address(address).is_loopback)
-    if strangers:
+    return sorted({(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found})
+
+
+def _is_loopback(bound: socket.socket) -> bool:
+    return ip_address(bound.getsockname()[0]).is_loopback
+
+
+def _require_keys(root: Path, http: HttpConfig, tcp: list[socket.socket]) -> None:
+    """Refuse an address that others can reach while there is no key to tell who may ask."""
+    if read_keys(root):
+        return
+    if strangers := sorted(each.getsockname()[0] for each in tcp if not _is_loopback(each)):
         raise _unusable(
             "host",
-            f"{host!r} can be reached from other machines ({', '.join(strangers)}), and there are no keys yet to tell "
-            "who may ask",
-            'write "127.0.0.1", and let a reverse proxy or an SSH tunnel on this machine decide who comes in',
+            f"{http.host!r} can be reached from other machines ({', '.join(strangers)}), and there is no key yet to "
+            "tell who may ask",
+            'make one: eventhost key create NAME --scope read; or write "127.0.0.1"',
         )
-    return sorted(addresses)
+    log.warning("no_keys", mend="nobody can ask until there is one: eventhost key create NAME --scope read")
 
 
 def _cannot_bind(http: HttpConfig, error: OSError) -> EventhostError:
@@ -177,8 +238,9 @@ def _unusable(key: str, message: str, mend: str) -> ConfigError:
     return ConfigError([Problem("config.jsonc", message, mend, f"http.{key}")])
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(http: HttpConfig, port: int) -> str:
+    scheme = "https" if http.tls else "http"
+    return f"{scheme}://[{http.host}]:{port}" if ":" in http.host else f"{scheme}://{http.host}:{port}"
 
 
 @contextmanager
