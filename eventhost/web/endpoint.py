@@ -166,9 +166,8 @@ def _refusal(request: Request, access: Access) -> Response | None:
 def _strange_body(request: Request, takes: Collection[str]) -> Response | None:
     """Refuse a body that is not declared as one of these; a web page could send those of some other kinds unasked."""
     headers = request.headers
-    if request.method in ("GET", "HEAD") or not (
-        "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-    ):
+    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    if not takes or not has_body:
         return None
     declared = headers.get("content-type", "").split(";")[0].strip().lower()
     if declared in takes or "*/*" in takes:
