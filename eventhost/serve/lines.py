@@ -7,6 +7,7 @@ era is the one that the client opens with, as over stdio. The session ends with 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -41,10 +42,8 @@ class Lines:
         out = outgoing.clone()
 
         async def notify(method: str, params: dict[str, Any]) -> None:
-            try:
+            with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # it is about to end
                 await out.send(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method=method, params=params)))
-            except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-                pass  # it is about to end
 
         peer = Peer(self._caller, notify)
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
