@@ -20,6 +20,7 @@ import httpx2
 import pytest
 
 from eventhost import ServerEnvironment
+from eventhost.journal import Change, DeadLetter, open_journal
 from eventhost.web.control_socket import CONTROL_SOCKET
 
 pytestmark = pytest.mark.anyio
@@ -166,6 +167,37 @@ async def asked(client: httpx2.AsyncClient, path: str, wanted: Callable[[Any], o
         if answer is not None and wanted(answer):
             return answer
         await anyio.sleep(0.05)
+
+
+async def test_dead_letters_that_had_to_go_are_counted_where_people_look(tmp_path: Path) -> None:
+    config = {"http": {"enabled": False}, "journal": {"retention": {"deadLetters": 2}}}
+    (tmp_path / "config.jsonc").write_text(json.dumps(config))
+    (tmp_path / "var").mkdir()
+    journal, _ = await open_journal(tmp_path / "var" / "journal.db", "normal")
+    await journal.save(Change(dead=[DeadLetter("ship", seq, 1, "log", "0", 1, "no", b"[]") for seq in range(1, 6)]))
+    await journal.aclose()
+    with anyio.fail_after(SLOW_S):
+        async with host(tmp_path) as client:
+            status = await asked(client, "/status", lambda answer: answer["dead_letters"]["discarded"])
+            assert (status["dead_letters"]["held"], status["dead_letters"]["discarded"]) == (2, 3)
+            gaps = await asked(client, "/events?type=host.gap", lambda answer: answer["events"])
+            (gap,) = (event["payload"] for event in gaps["events"])
+            assert (gap["reason"], gap["rule"], gap["first"], gap["last"], gap["count"]) == (
+                "discarded",
+                "ship",
+                1,
+                3,
+                3,
+            )
+
+            async def said(*command: str) -> str:
+                done = await anyio.run_process([sys.executable, "-m", "eventhost", *command, "--env", str(tmp_path)])
+                return (done.stdout + done.stderr).decode()
+
+            assert "2 held, 3 discarded" in await said("status")
+            listed = await said("dead-letter", "list")
+            assert listed.count("ship") == 2
+            assert "3 older ones were discarded" in listed
 
 
 async def test_what_was_answered_with_200_is_delivered_after_the_host_was_killed(folder: Folder) -> None:

@@ -40,11 +40,21 @@ def list_letters(
     env: EnvOption = None,
 ) -> None:
     """List the runs that failed for good, oldest first; without a running host, as its journal has them."""
-    letters = _read(env, lambda host: list(_pages(host, rule)), lambda root: _from_file(root, rule))
+    letters, discarded = _read(
+        env,
+        lambda host: (list(_pages(host, rule)), host.get("/status")["dead_letters"]["discarded"]),
+        lambda root: (_from_file(root, rule), 0),
+    )
     if as_json:
         print_json(letters)
     else:
         print_rows(_COLUMNS, map(_row, letters))
+    if discarded:
+        print(
+            f"eventhost: {discarded} older ones were discarded since the host started: there were more than "
+            "journal.retention.deadLetters allows",
+            file=sys.stderr,
+        )
 
 
 def _row(letter: Letter) -> tuple[str, ...]:

@@ -51,12 +51,15 @@ def status(as_json: JsonOption = False, env: EnvOption = None) -> None:
     held = max(0, journal["head"] - journal["first"] + 1)
     rules = answer["rules"]
     matched, failed = (sum(rule[what] for rule in rules) for what in ("matched", "failed"))
+    letters = answer["dead_letters"]
+    gone = f", {letters['discarded']} discarded since the host started" if letters["discarded"] else ""
     rows = [
         ("environment", f"{answer['id']} ({answer['root']})" if answer["id"] else answer["root"]),
         ("host", f"eventhost {answer['version']}, pid {answer['pid']}, up {duration(answer['uptime_s'])}"),
         ("sources", sources),
         ("rules", f"{len(rules)}; {matched} matches, {failed} failed"),
         ("events", f"{journal['head']} accepted, {held} held ({journal['kind']})"),
+        ("dead letters", f"{letters['held']} held{gone}"),
     ]
     print_rows(("", ""), rows)
 
