@@ -323,9 +323,17 @@ class ServerEnvironment:
         return await self.bus.publish_batch([as_kept(event) for event in events])
 
     async def handle_query(
-        self, query: str, *, session_id: str | None = None, source: str = "api", timeout_s: float = QUERY_TIMEOUT_S
+        self,
+        query: str,
+        *,
+        session_id: str | None = None,
+        more: Mapping[str, Any] | None = None,
+        source: str = "api",
+        timeout_s: float = QUERY_TIMEOUT_S,
     ) -> EnvEvent:
         """Ask whatever rule is bound to `USER_QUERY`; return its answer, a `query.answered` event.
+
+        The query's payload has `query`, `session_id` if it is given, and what `more` says besides.
 
         Raises:
             NotFound: no rule answers queries.
@@ -335,7 +343,9 @@ class ServerEnvironment:
         if not self._rules.answering():
             mend = f'add one such as {{"on": "{USER_QUERY}", "do": {{"agent": "Answer the query."}}}}'
             raise NotFound(f"no rule answers {USER_QUERY}; {mend}")
-        payload = {"query": query} if session_id is None else {"query": query, "session_id": session_id}
+        payload = {**(more or {}), "query": query}
+        if session_id is not None:
+            payload["session_id"] = session_id
         event = normalize(RawEvent(USER_QUERY, payload=payload), SourceProfile(source))
         return await ask(self.bus, event, timeout_s)
 
@@ -443,6 +453,10 @@ class ServerEnvironment:
     def rule_statistics(self) -> list[RuleStatistics]:
         """A snapshot of every rule."""
         return self._rules.statistics()
+
+    def answering(self) -> list[RuleStatistics]:
+        """A snapshot of the rules that answer a `USER_QUERY`, in their order."""
+        return self._rules.answering()
 
     async def explain(self, event: str, *, every: bool = False, only: str | None = None) -> Explanation:
         """What became of an event: a sequence number, an id, or `source:id`; see `rules.explain`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -9,22 +11,30 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 
 from eventhost.errors import BusClosed, ConfigError, EventRejected, NotFound
+from eventhost.serve import McpFace
 from eventhost.web.answers import ErrorCode, error_answer
 from eventhost.web.api.auth import Auth
 from eventhost.web.api.dead_letters import DeadLetters
 from eventhost.web.api.events import Events
 from eventhost.web.api.health import Health
 from eventhost.web.api.host import Host
+from eventhost.web.api.mcp import Mcp
+from eventhost.web.api.mcp_endpoint import McpEndpoint
+from eventhost.web.api.mirix import Mirix
 from eventhost.web.api.replay import Replay
 from eventhost.web.api.rules import Rules
+from eventhost.web.api.sessions import SessionList, Sse
 from eventhost.web.api.sources import Sources
 from eventhost.web.broadcast import Broadcast
 from eventhost.web.door import Door
 from eventhost.web.endpoint import endpoints
 from eventhost.web.openapi import Description
 from eventhost.web.ring import KeyRing
+from eventhost.web.session_entry import SessionEntry
+from eventhost.web.sessions import Sessions
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
@@ -38,11 +48,15 @@ def create_app(
     """The ASGI application for `environment`, without the guard.
 
     The cancel scopes of live streams are kept in `open_streams`: whoever stops the server cancels them, since they
-    would not end by themselves before the bus closes. `door` is the one that the guard asks, too.
+    would not end by themselves before the bus closes. `door` is the one that the guard asks, too. MCP is answered while
+    the application's lifespan lasts.
     """
     door = door or Door(KeyRing(environment.root))
     streams = set[anyio.CancelScope]() if open_streams is None else open_streams
     broadcast = Broadcast(environment.bus, environment.config.http.heartbeat_s)
+    face = McpFace(environment)
+    sessions = Sessions(face, environment.config.http)
+    entry = SessionEntry(environment, sessions, broadcast, streams)
     described = endpoints(
         [
             Health(environment),
@@ -53,11 +67,24 @@ def create_app(
             Events(environment, streams, broadcast),
             DeadLetters(environment),
             Replay(environment, streams),
+            Sse(entry),
+            SessionList(sessions),
+            Mirix(environment, sessions),
+            Mcp(environment),
         ]
     )
-    own = endpoints([Description(described)])
-    return Starlette(
-        routes=[endpoint.route() for endpoint in [*described, *own]],
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with face.running(), sessions.running():
+            yield
+
+    own = endpoints([Description(described), McpEndpoint(face, streams)])
+    app = Starlette(
+        routes=[
+            *(endpoint.route() for endpoint in [*described, *own]),
+            WebSocketRoute("/ws/{session_id}", entry),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             NotFound: _not_found,
@@ -66,7 +93,10 @@ def create_app(
             BusClosed: _closing,
             Exception: _unexpected,
         },
+        lifespan=lifespan,
     )
+    app.state.face, app.state.sessions = face, sessions
+    return app
 
 
 _CODES = {

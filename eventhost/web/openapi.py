@@ -25,6 +25,7 @@ _ERRORS: Final = {
     409: "It cannot be done now; `data.problems` says why.",
     413: "The body is too large.",
     415: "The body is of a kind that is not taken here.",
+    426: "It is to be asked for as a WebSocket.",
     422: "The key in `Idempotency-Key` was used for another request.",
     429: "Too many requests; `Retry-After` says when to come again.",
     500: "A fault of the host's; its log says more.",

@@ -1,0 +1,121 @@
+"""The tools, resources and prompts of all tool servers, for programs that speak plain HTTP; the names are MCP's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from eventhost.access import Access
+from eventhost.connections import refusal
+from eventhost.errors import ActionError, ConnectionLost, NotFound
+from eventhost.web.endpoint import get, post
+
+if TYPE_CHECKING:
+    from eventhost.environment import ServerEnvironment
+
+_RESOURCE_NOT_FOUND: Final = -32002
+
+_AS_ASKED: Final = {INVALID_PARAMS: 400, METHOD_NOT_FOUND: 404, _RESOURCE_NOT_FOUND: 404}
+"""What a server answers to a request that is wrong, with the status for it."""
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """Each is MCP's `Tool`, under its public name, with the `server` that it is of."""
+
+    tools: list[dict[str, Any]]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """Each is MCP's `Resource`, with the `server` that it is of."""
+
+    resources: list[dict[str, Any]]
+
+
+class ResourceWanted(msgspec.Struct, frozen=True):
+    """`server` is asked even if it does not list the resource."""
+
+    server: str | None = None
+
+
+class Prompts(msgspec.Struct, frozen=True):
+    """Each is MCP's `Prompt`, under its public name, with the `server` that it is of."""
+
+    prompts: list[dict[str, Any]]
+
+
+class Mcp:
+    """The tools, resources and prompts of all tool servers."""
+
+    def __init__(self, environment: ServerEnvironment) -> None:
+        self._environment = environment
+
+    @get("/mcp/tools", Access.READ)
+    async def tools(self) -> Tools:
+        """The tools of all servers that are there."""
+        tools = await self._environment.get_mcp_manager().get_tools()
+        return Tools([_as_mcp(hosted.tool) | {"name": hosted.name, "server": hosted.server} for hosted in tools])
+
+    @post("/mcp/tools/call", Access.PUBLISH, errors=(404,))
+    async def call(self, body: ToolCall) -> dict[str, Any]:
+        """Call a tool; its own failure is an answer with `isError`."""
+        try:
+            return _as_mcp(await self._environment.get_mcp_manager().execute_tool(body.name, body.arguments))
+        except ActionError as error:
+            raise HTTPException(503 if error.retry else 400, str(error)) from None
+        except ConnectionLost as error:
+            raise _unanswered(error) from None
+
+    @get("/mcp/resources", Access.READ)
+    async def resources(self) -> Resources:
+        """The resources of all servers that are there."""
+        resources = await self._environment.get_mcp_manager().get_resources()
+        return Resources([_as_mcp(hosted.resource) | {"server": hosted.server} for hosted in resources])
+
+    @get("/mcp/resources/{uri:path}", Access.READ)
+    async def resource(self, uri: str, query: ResourceWanted) -> dict[str, Any]:
+        """Read a resource; a `?` or `#` of its URI is written `%3F` or `%23`."""
+        manager = self._environment.get_mcp_manager()
+        try:
+            return _as_mcp(await manager.read_resource(uri, server=query.server))
+        except NotFound as error:
+            if query.server is not None:
+                raise
+            known = sorted({str(hosted.resource.uri) for hosted in await manager.get_resources()})
+            raise NotFound(f"{error}; there are: {', '.join(known) or 'none'}") from None
+        except ConnectionLost as error:
+            raise _unanswered(error) from None
+
+    @get("/mcp/prompts", Access.READ)
+    async def prompts(self) -> Prompts:
+        """The prompts of all servers that are there."""
+        prompts = await self._environment.get_mcp_manager().get_prompts()
+        return Prompts([_as_mcp(hosted.prompt) | {"name": hosted.name, "server": hosted.server} for hosted in prompts])
+
+    @get("/mcp/prompts/{name}", Access.READ, errors=(400,))
+    async def prompt(self, request: Request, name: str) -> dict[str, Any]:
+        """Have a prompt filled in; the query's parameters are its arguments."""
+        try:
+            return _as_mcp(await self._environment.get_mcp_manager().get_prompt(name, dict(request.query_params)))
+        except ConnectionLost as error:
+            raise _unanswered(error) from None
+
+
+def _unanswered(error: ConnectionLost) -> HTTPException:
+    """The server did not answer, or refused: the latter may be the asker's own fault."""
+    answer = refusal(error.__cause__) if isinstance(error.__cause__, Exception) else None
+    status = 503 if answer is None else _AS_ASKED.get(answer.code, 503)
+    return HTTPException(status, str(error), {"Retry-After": "5"} if status == 503 else None)
+
+
+def _as_mcp(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
