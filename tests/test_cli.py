@@ -512,6 +512,7 @@ def test_rules_are_listed_with_how_they_fare(host: RunningHost) -> None:
     assert (rule["name"], rule["file"], rule["on"], rule["state"]) == ("greet", "config.jsonc", ["test.*"], "running")
     assert ok("rule", "list", "g*", "--env", host.root).startswith("greet")
     assert ok("rule", "list", "x*", "--env", host.root) == ""
+    assert "eventhost: counted since the host started, " in run("rule", "list", "--env", host.root).stderr
 
 
 def test_without_a_host_the_rules_are_listed_as_the_files_have_them(root: Path) -> None:

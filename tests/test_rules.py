@@ -26,7 +26,7 @@ from eventhost.event import MAX_DEPTH, EnvEvent
 from eventhost.expression import Condition, ExpressionError, Template
 from eventhost.expression.engine import FUEL
 from eventhost.expression.views import MAX_READS, MAX_TEXT
-from eventhost.journal import MemoryJournal
+from eventhost.journal import Change, MemoryJournal, Pending, Position
 from eventhost.pattern import PatternIndex
 from eventhost.rules import Limits, Rule, RuleEngine, RuleState, RuleStatistics, parse_rules
 from eventhost.rules.shaping import KEYS as SHAPING_KEYS
@@ -512,6 +512,21 @@ async def test_a_condition_that_cannot_be_told_is_no_match_and_said_once_a_minut
         assert far.calls == [("a", 2)]
         assert (of(engine, "a").matched, of(engine, "a").condition_errors) == (1, 4)
         assert "payload.temp" in (of(engine, "a").last_error or "")
+
+
+@pytest.mark.anyio
+async def test_what_an_earlier_host_left_undone_counts_as_matched(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    metadata = {"source": "s", "source_name": "s"}
+    await journal.append([EnvEvent(str(n), "t", 1, metadata, {"n": n}) for n in (1, 2, 3)])
+    pending = [Pending("a", 1, (1,), 0), Pending("a", 3, (2, 3), 0)]
+    await journal.save(Change(low=3, positions=[Position("a", 3)], pending=pending))
+    async with EnvEventBus(journal) as bus:
+        engine = RuleEngine(bus, Far(bus, tmp_path).hands(), limits=QUICK)
+        await engine.update(rules(call("a")))
+        async with engine:
+            await drained(engine)
+            assert (of(engine, "a").matched, of(engine, "a").delivered) == (3, 2)
 
 
 @pytest.mark.anyio

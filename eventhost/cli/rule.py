@@ -38,14 +38,17 @@ def list_rules(
     as_json: JsonOption = False,
     env: EnvOption = None,
 ) -> None:
-    """List the rules and how they fare; without a running host, as the files have them."""
+    """List the rules and how they fare since the host started; without a running host, as the files have them."""
     try:
-        answer = connect(env).get("/rules", name=glob)
+        host = connect(env)
+        answer = host.get("/rules", name=glob)
+        about = f"counted since the host started, {duration(host.get('/status')['uptime_s'])} ago"
     except ConnectionLost:
         if env is not None and is_url(env):
             raise
         answer = _from_files(folder(env), glob)
-        print("eventhost: no host is running; this is what the files say", file=sys.stderr)
+        about = "no host is running; this is what the files say"
+    print(f"eventhost: {about}", file=sys.stderr)
     if as_json:
         print_json(answer)
     else:
