@@ -19,6 +19,7 @@ from mcp_types import (
     GetPromptRequestParams,
     GetPromptResult,
     InputRequiredResult,
+    InputResponses,
     Prompt,
     PromptReference,
     ReadResourceRequestParams,
@@ -27,9 +28,11 @@ from mcp_types import (
     ResourceTemplate,
     Tool,
 )
+from pydantic import TypeAdapter
 
 from eventhost.connections import NO_ANSWER, Link, list_all, refusal
 from eventhost.errors import ConnectionLost, NotFound
+from eventhost.serve.asking import Asking, CallTool, GetPrompt, ReadResource, send
 from eventhost.serve.own import failure
 from eventhost.tools import McpManager
 
@@ -37,6 +40,10 @@ T = TypeVar("T")
 CALL_TIMEOUT_S = 600.0
 """How long a tool may take; whoever called it can give up before."""
 ANSWER_TIMEOUT_S = 60.0
+
+_TOOL_RESULT: TypeAdapter[Any] = TypeAdapter(CallToolResult | InputRequiredResult)
+_CONTENTS: TypeAdapter[Any] = TypeAdapter(ReadResourceResult | InputRequiredResult)
+_PROMPT_RESULT: TypeAdapter[Any] = TypeAdapter(GetPromptResult | InputRequiredResult)
 
 _TEMPLATE_PART = re.compile(r"\{([+#./;?&]?)[^}]*\}")
 
@@ -55,7 +62,9 @@ class Passing:
         self.schemas = {tool.name: tool.input_schema for tool in tools}
         return tools
 
-    async def call(self, params: CallToolRequestParams, progress: ProgressFnT) -> CallToolResult | InputRequiredResult:
+    async def call(
+        self, params: CallToolRequestParams, asking: Asking, progress: ProgressFnT
+    ) -> CallToolResult | InputRequiredResult:
         """Call a tool; that its server is out of reach is a failure of the tool.
 
         Raises:
@@ -65,19 +74,24 @@ class Passing:
             hosted = await self._manager().tool(params.name)
             self.schemas[hosted.name] = hosted.tool.input_schema
             link = await self._manager().link(hosted.server)
-            result = await _bounded(
-                link.client.session.call_tool(
-                    hosted.tool.name,
-                    params.arguments,
-                    progress_callback=progress,
-                    input_responses=params.input_responses,
-                    request_state=params.request_state,
-                    allow_input_required=True,
-                ),
-                link,
-                params.name,
-                CALL_TIMEOUT_S,
-            )
+
+            async def once(responses: InputResponses | None, state: str | None) -> Any:
+                request = CallTool(
+                    params=CallToolRequestParams(
+                        name=hosted.tool.name,
+                        arguments=params.arguments,
+                        input_responses=responses,
+                        request_state=state,
+                        _meta=asking.meta(),
+                    )
+                )
+                result = await send(link, request, _TOOL_RESULT, progress)
+                if isinstance(result, CallToolResult) and not result.is_error:
+                    await link.client.session.validate_tool_result(hosted.tool.name, result)
+                return result
+
+            settled = asking.until_settled(once, params.input_responses, params.request_state)
+            result = await _bounded(settled, link, params.name, CALL_TIMEOUT_S)
         except NotFound as error:
             raise MCPError(INVALID_PARAMS, str(error)) from None
         except ConnectionLost as error:
@@ -94,7 +108,7 @@ class Passing:
         """The resource templates of all servers."""
         return [template for _, template in await self._templates()]
 
-    async def read(self, params: ReadResourceRequestParams) -> ReadResourceResult | InputRequiredResult:
+    async def read(self, params: ReadResourceRequestParams, asking: Asking) -> ReadResourceResult | InputRequiredResult:
         """Read a resource of the server that lists it, or that has a template for it.
 
         Raises:
@@ -102,16 +116,17 @@ class Passing:
             ConnectionLost, MCPError: its server cannot be reached, or refused.
         """
         link = await self.home(params.uri)
-        return await _bounded(
-            link.client.session.read_resource(
-                params.uri,
-                input_responses=params.input_responses,
-                request_state=params.request_state,
-                allow_input_required=True,
-            ),
-            link,
-            params.uri,
-        )
+
+        async def once(responses: InputResponses | None, state: str | None) -> Any:
+            asked = ReadResourceRequestParams(
+                uri=params.uri, input_responses=responses, request_state=state, _meta=asking.meta()
+            )
+            return await send(link, ReadResource(params=asked), _CONTENTS)
+
+        settled = asking.until_settled(once, params.input_responses, params.request_state)
+        result = await _bounded(settled, link, params.uri)
+        assert isinstance(result, ReadResourceResult | InputRequiredResult)
+        return result
 
     async def home(self, uri: str) -> Link:
         """The connection to the server that has a resource.
@@ -131,7 +146,7 @@ class Passing:
         """The prompts of all servers."""
         return [_named(hosted.prompt, hosted.name) for hosted in await self._manager().get_prompts()]
 
-    async def prompt(self, params: GetPromptRequestParams) -> GetPromptResult | InputRequiredResult:
+    async def prompt(self, params: GetPromptRequestParams, asking: Asking) -> GetPromptResult | InputRequiredResult:
         """Have a server fill in a prompt.
 
         Raises:
@@ -140,17 +155,21 @@ class Passing:
         """
         hosted = await self._manager().prompt(params.name)
         link = await self._manager().link(hosted.server)
-        return await _bounded(
-            link.client.session.get_prompt(
-                hosted.prompt.name,
-                params.arguments,
-                input_responses=params.input_responses,
-                request_state=params.request_state,
-                allow_input_required=True,
-            ),
-            link,
-            params.name,
-        )
+
+        async def once(responses: InputResponses | None, state: str | None) -> Any:
+            asked = GetPromptRequestParams(
+                name=hosted.prompt.name,
+                arguments=params.arguments,
+                input_responses=responses,
+                request_state=state,
+                _meta=asking.meta(),
+            )
+            return await send(link, GetPrompt(params=asked), _PROMPT_RESULT)
+
+        settled = asking.until_settled(once, params.input_responses, params.request_state)
+        result = await _bounded(settled, link, params.name)
+        assert isinstance(result, GetPromptResult | InputRequiredResult)
+        return result
 
     async def complete(self, params: CompleteRequestParams) -> CompleteResult:
         """What could follow; nothing, where the server has no completions.

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import anyio
 import structlog
+from mcp_types import LoggingLevel
 
 from eventhost.access import Caller
 
@@ -41,6 +42,8 @@ class Peer:
         """URIs of the resources whose updates it wants to be told of."""
         self.told_of_changes = notify is not None
         """Whether changes of lists and resources may be sent outside a `subscriptions/listen` stream."""
+        self.log_level: LoggingLevel | None = None
+        """From which level on it wants to hear what the tool servers log."""
         self._at_end: list[Callable[[], Awaitable[None]]] = []
         self._ended = False
 

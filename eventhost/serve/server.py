@@ -41,6 +41,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from eventhost import __version__
 from eventhost.access import Access
 from eventhost.errors import EventhostError, NotFound
+from eventhost.serve.asking import Asking
 from eventhost.serve.http import sender
 from eventhost.serve.peer import Peer
 
@@ -154,7 +155,7 @@ class _Handlers:
             _allow(peer, own.access, params.name)
             return await self._own.call(own, params.arguments or {}, peer)
         _allow(peer, Access.PUBLISH, params.name)
-        return await self._passing.call(params, ctx.session.report_progress)
+        return await self._passing.call(params, _asking(ctx), ctx.session.report_progress)
 
     # Resources
 
@@ -171,7 +172,7 @@ class _Handlers:
     ) -> ReadResourceResult | InputRequiredResult:
         try:
             own = await self._own.read(params.uri, peer_of(ctx))
-            return own if own is not None else await self._passing.read(params)
+            return own if own is not None else await self._passing.read(params, _asking(ctx))
         except NotFound as error:
             code = INVALID_PARAMS if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS else RESOURCE_NOT_FOUND
             raise MCPError(code, str(error), {"uri": params.uri}) from None
@@ -194,7 +195,7 @@ class _Handlers:
 
     async def get_prompt(self, ctx: Context, params: GetPromptRequestParams) -> GetPromptResult | InputRequiredResult:
         try:
-            return await self._passing.prompt(params)
+            return await self._passing.prompt(params, _asking(ctx))
         except NotFound as error:
             raise MCPError(INVALID_PARAMS, str(error)) from None
 
@@ -205,7 +206,12 @@ class _Handlers:
             raise MCPError(INVALID_PARAMS, str(error)) from None
 
     async def set_level(self, ctx: Context, params: SetLevelRequestParams) -> EmptyResult:
+        peer_of(ctx).log_level = params.level
         return EmptyResult()
+
+
+def _asking(ctx: Context) -> Asking:
+    return Asking(ctx, peer_of(ctx).log_level)
 
 
 def _allow(peer: Peer, access: Access, what: str) -> None:
