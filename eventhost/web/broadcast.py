@@ -118,11 +118,11 @@ class Watcher:
         self._place = channel.place_after(self.position)
         if self._place is not None:
             return None
+        await anyio.lowlevel.checkpoint()  # reading memory never suspends
         after = self.position
         items, upto = await channel.subscription.read(after, _CATCH_UP_EVENTS)
         piece = next(_pieces(after, upto, items))
         self.position = piece.upto
-        await anyio.lowlevel.checkpoint()  # reading memory never suspends
         return piece if piece.items else None
 
     def __enter__(self) -> Self:
