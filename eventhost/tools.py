@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
@@ -251,6 +251,10 @@ class McpManager:
     def links(self) -> list[Link]:
         """The connections that are up."""
         return [connection.link for connection in self._pool.connections.values() if connection.link is not None]
+
+    def hear_logs(self, hear: Callable[[str, str, Any], None] | None) -> None:
+        """Have `hear` called with each log notification of the servers: server, level, data; None ends that."""
+        self._pool.on_log = hear
 
     @property
     def revisions(self) -> dict[str, int]:

@@ -190,8 +190,7 @@ class Inbound:
             if isinstance(data, Mapping) and isinstance(data.get("type"), str):
                 await self._put_value(data, _envelope(method, params))
             else:
-                text = data if isinstance(data, str) else msgspec.json.encode(data).decode()
-                self._log.say(str(params.get("level", "info")), text)
+                self._log.hear(str(params.get("level", "info")), data)
         else:
             if method == RESOURCE_UPDATED and self._receiver is not None:
                 self._receiver.resource_updated(str(params.get("uri", "")))

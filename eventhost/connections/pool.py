@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,11 +42,17 @@ class ConnectionPool:
         self.revisions: Counter[str] = Counter()
         """How often what some server lists has changed, by list: it came or went, or said so."""
         self._revised = anyio.Event()
+        self.on_log: Callable[[str, str, Any], None] | None = None
+        """Called with each log notification: server, level, data."""
 
     async def revised(self, since: Mapping[str, int]) -> None:
         """Wait until `revisions` are others than those."""
         while self.revisions == since:
             await self._revised.wait()
+
+    def _logged(self, server: str, level: str, data: Any) -> None:
+        if self.on_log is not None:
+            self.on_log(server, level, data)
 
     def _revise(self, lists: frozenset[str]) -> None:
         self.revisions.update(lists)
@@ -90,6 +97,7 @@ class ConnectionPool:
             on_status=self._on_status,
             on_lists=self._revise,
         )
+        connection.log.on_message = partial(self._logged, config.name)
         self.connections[config.name] = connection
         return connection
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import structlog
 
 log = structlog.get_logger()
@@ -25,6 +28,8 @@ class SourceLog:
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.garbage = 0
+        self.on_message: Callable[[str, Any], None] | None = None
+        """Called with the level and the data of each log notification."""
         self._rest = b""
         self._second = 0
         self._in_second = 0
@@ -51,6 +56,12 @@ class SourceLog:
         """Count and show what is no message at all."""
         self.garbage += 1
         self.say("warning", f"not a JSON-RPC message: {text[:200]}")
+
+    def hear(self, level: str, data: Any) -> None:
+        """Take a log notification: its data may be any JSON value."""
+        if self.on_message is not None:
+            self.on_message(level, data)
+        self.say(level, data if isinstance(data, str) else msgspec.json.encode(data).decode())
 
     def say(self, level: str, text: str) -> None:
         """Keep one line, and pass it to the host's log; a flood is kept here but only counted there."""

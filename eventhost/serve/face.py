@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -21,6 +22,7 @@ from eventhost.errors import EventhostError
 from eventhost.serve.exchange import Exchanges
 from eventhost.serve.http import StreamableHttp
 from eventhost.serve.listeners import Listeners
+from eventhost.serve.logs import is_heard, logged
 from eventhost.serve.own import Own
 from eventhost.serve.passing import Passing
 from eventhost.serve.peer import Peer
@@ -123,10 +125,17 @@ class McpFace:
             await self.listeners.publish(_CHANGES[kind])
             await self._tell(f"notifications/{kind}/list_changed", {}, lambda _: True)
 
+    async def _tell_logs(self) -> None:
+        async with aclosing(logged(self.environment.get_mcp_manager())) as messages:
+            async for message in messages:
+                level = message["level"]
+                await self._tell("notifications/message", message, partial(_hears, level))
+
     def _somebody_listens(self) -> None:
         if self._tasks is not None and not self._telling:
             self._telling = True
             self._tasks.start_soon(self._tell_changes)
+            self._tasks.start_soon(self._tell_logs)
 
     async def _tell_changes(self) -> None:
         manager = self.environment.get_mcp_manager()
@@ -150,3 +159,7 @@ class McpFace:
             for peer in self.peers:
                 if peer.told_of_changes and wants(peer):
                     tasks.start_soon(tell, peer)
+
+
+def _hears(level: str, peer: Peer) -> bool:
+    return is_heard(level, peer.log_level)
