@@ -17,11 +17,11 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eventhost.access import OWNER, Caller
+from eventhost.access import NOBODY, OWNER, Caller
 from eventhost.config.model import HttpConfig, RateLimit
 from eventhost.event import MAX_EVENT_BYTES
 from eventhost.web.answers import ErrorCode, error_answer
-from eventhost.web.door import Admitted, Door, without_ticket
+from eventhost.web.door import Admitted, Door, asks_for_key, without_ticket
 from eventhost.web.limits import Limiter, neighbourhood
 from eventhost.web.origins import Cors, Names, is_own_page
 from eventhost.web.visit import Visit, too_large
@@ -151,6 +151,8 @@ class Guard:
             visit.admitted = _WRONG
             return found
         visit.admitted = found
+        if scope["type"] == "websocket" and found.caller == NOBODY:
+            return asks_for_key(f"the WebSocket {scope['path']}")
         if found.caller.how == "cookie" and (visit.method not in _SAFE) and not is_own_page(headers, self._names.hosts):
             message = "a page from elsewhere may not act for whoever is signed in here; let it send a key of its own"
             return error_answer(403, ErrorCode.INVALID_REQUEST, message)
