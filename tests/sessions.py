@@ -41,6 +41,13 @@ class FakeFace:
         self.may_answer = anyio.Event()
         self.ended: list[Peer] = []
 
+    async def wait(self) -> None:
+        await self.may_answer.wait()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        yield
+
     async def answer(self, message: Mapping[str, Any], peer: Peer) -> dict[str, Any] | None:
         if peer not in self.peers:
             self.peers.append(peer)
@@ -52,7 +59,7 @@ class FakeFace:
         if message["method"] == "break":
             raise RuntimeError("the secret is tulip")
         if message["method"] == "wait":
-            await self.may_answer.wait()
+            await self.wait()
         if "id" not in message:
             return None
         return {"jsonrpc": "2.0", "id": message["id"], "result": message.get("params", {})}
@@ -127,10 +134,15 @@ def _as(app: Any, caller: Caller) -> Any:
     return application
 
 
+def fake(monkeypatch: Any, root: Path, **http: Any) -> FakeEnvironment:
+    """An environment whose application has a fake face, and `http` as its configuration."""
+    monkeypatch.setattr(web_app, "McpFace", FakeFace)
+    return FakeEnvironment(root, HttpConfig(port=0, **http))
+
+
 def served(monkeypatch: Any, root: Path, **http: Any) -> Served:
     """The application with a fake face, and `http` as its configuration."""
-    monkeypatch.setattr(web_app, "McpFace", FakeFace)
-    environment = FakeEnvironment(root, HttpConfig(port=0, **http))
+    environment = fake(monkeypatch, root, **http)
     streams: set[anyio.CancelScope] = set()
     app = web_app.create_app(environment, streams)  # type: ignore[arg-type]
     return Served(app, environment, app.state.face, app.state.sessions, streams)

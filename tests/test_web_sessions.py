@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from structlog.testing import capture_logs
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
+from eventhost.web.server import serving
 from eventhost.wire import EMITTED
 from tests.hosting import until
-from tests.sessions import ADMIN, ANN, BOB, READER, Served, request, served
+from tests.sessions import ADMIN, ANN, BOB, LIMIT_S, READER, FakeFace, Served, fake, request, served
 
 pytestmark = pytest.mark.anyio
 
@@ -584,3 +590,55 @@ async def test_who_asks_for_a_websocket_without_upgrading_is_told_so(host: Serve
         answer = await http.get("/ws/w")
     assert answer.status_code == 426
     assert answer.headers["upgrade"] == "websocket"
+
+
+async def test_asking_for_the_head_of_a_stream_makes_no_session(host: Served) -> None:
+    async with host.client() as http:
+        answer = await http.head("/sse/connect")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert host.sessions.seen_by(ADMIN) == []
+
+
+# From here on over real sockets.
+
+
+async def test_a_message_is_taken_before_it_is_answered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    may_answer = anyio.Event()
+    monkeypatch.setattr(FakeFace, "wait", staticmethod(may_answer.wait))
+    with anyio.fail_after(LIMIT_S):
+        async with (
+            serving(fake(monkeypatch, tmp_path)) as listening,  # type: ignore[arg-type]
+            httpx2.AsyncClient(base_url=listening.url) as http,
+            http.stream("GET", "/sse/connect?session_id=s") as stream,
+        ):
+            lines = stream.aiter_lines()
+            while await anext(lines) != "event: connected":
+                pass
+            taken = await http.post("/sse/send/s", json=request("wait", 1))
+            assert taken.json()["success"] is True
+            may_answer.set()
+            while await anext(lines) != "event: message":
+                pass
+            assert taken.json()["message_id"] in await anext(lines)
+
+
+async def test_a_websocket_lasts_until_the_host_stops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment = fake(monkeypatch, tmp_path)
+    with anyio.fail_after(LIMIT_S):
+        async with AsyncExitStack() as stack:
+            async with serving(environment) as listening:  # type: ignore[arg-type]
+                url = listening.url.replace("http", "ws") + "/ws/w"
+                socket = await stack.enter_async_context(connect(url))
+                assert json.loads(await socket.recv())["event"] == "connected"
+                await socket.send(json.dumps(request("echo", 1)))
+                assert json.loads(await socket.recv())["data"]["content"]["id"] == 1
+                await (await socket.ping())
+                await environment.publish("door.opened")
+                assert json.loads(await socket.recv())["event"] == "door.opened"
+                with pytest.raises(InvalidStatus, match="403"):
+                    await stack.enter_async_context(connect(url, origin=Origin("http://evil.example")))
+                with pytest.raises(InvalidStatus, match="400"):
+                    await stack.enter_async_context(connect(f"{url}?match=nonsense"))
+            assert [json.loads(frame)["event"] async for frame in socket] == ["closed"]
+            assert socket.close_code == 1001

@@ -83,7 +83,7 @@ async def serving(environment: ServerEnvironment) -> AsyncIterator[Listening]:
             open_streams=open_streams,
         )
         with _control_socket(control) as unix:
-            server = _Server(_uvicorn(guard, certificate), unix)
+            server = _Server(_uvicorn(guard, certificate, http), unix)
             async with routes.router.lifespan_context(routes), anyio.create_task_group() as tasks:
                 tasks.start_soon(server.serve, tcp)
                 await server.ready.wait()
@@ -101,12 +101,16 @@ async def serving(environment: ServerEnvironment) -> AsyncIterator[Listening]:
                     tasks.cancel_scope.cancel()
 
 
-def _uvicorn(app: Guard, certificate: Certificate | None) -> uvicorn.Config:
+def _uvicorn(app: Guard, certificate: Certificate | None, http: HttpConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",
         ws="websockets-sansio",
         ws_max_size=MAX_BODY_BYTES,
+        ws_ping_interval=http.heartbeat_s,
+        ws_ping_timeout=http.connection_timeout_s,
+        # It would compress each event anew for each client.
+        ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
         # What goes wrong in a request is logged by the guard.
