@@ -348,9 +348,9 @@ async def test_the_next_action_sees_the_answer(host: Host) -> None:
             {"log": "the agent says: {{ result.text }} ({{ result.tokens.total }})"},
         ]
         steps = tuple(parse_actions(Tree.parse(json.dumps(value), "c"), ("events",)))
-        delivery = Delivery(Run((ENTRY,), 0), "doorbell", steps, host.hands(), Retry(), spend=host.spent.append)
+        delivery = Delivery("doorbell", steps, host.hands(), Retry(), spend=host.spent.append)
         with capture_logs() as lines, anyio.fail_after(LIMIT_S):
-            outcome = await delivery.deliver()
+            outcome = await delivery.deliver(Run((ENTRY,), 0))
     assert outcome.end is End.DELIVERED
     assert [line["text"] for line in lines if line["event"] == "rule_log"] == ["the agent says: Tell them. (110)"]
     assert host.spent == [110]

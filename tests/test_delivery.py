@@ -89,11 +89,11 @@ class Far:
         steps = parse_actions(Tree.parse(json.dumps(do), "config.jsonc"), ("events",))
         run = Run(tuple(entries) or (entry(1),), BORN_MS)
         delivery = Delivery(
-            run, "greet", tuple(steps), self.hands(), retry or Retry(), **more,
+            "greet", tuple(steps), self.hands(), retry or Retry(), **more,
             wall_ms=lambda: self.now_ms, pause=self.pause,
         )  # fmt: skip
         with anyio.fail_after(LIMIT_S):
-            return await delivery.deliver()
+            return await delivery.deliver(run)
 
     def hands(self) -> Hands:
         def never(*_: Any, **__: Any) -> Any:

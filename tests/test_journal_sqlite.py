@@ -76,9 +76,9 @@ async def test_time_does_not_go_back_from_one_host_to_the_next(tmp_path: Path, m
     await journal.aclose()
     monkeypatch.setattr(time, "time", lambda: 100.0)
     journal = await opened(path)
-    assert await journal.clock() == 6_000_000
+    assert await journal.clock() == 6_000_001  # no two openings have the same time
     await journal.append(events(1))
-    assert [entry.at_ms for entry in await journal.read(0, 9)] == [6_000_000]
+    assert [entry.at_ms for entry in await journal.read(0, 9)] == [6_000_001]
     await journal.aclose()
 
 
@@ -302,7 +302,7 @@ async def test_a_journal_of_a_newer_version_is_refused_with_the_version_to_insta
     database.close()
     before = path.read_bytes()
     with pytest.raises(
-        JournalUnusable, match=r"newer eventhost \(format 9, this one reads 1\); install eventhost 7\.3"
+        JournalUnusable, match=r"newer eventhost \(format 9, this one reads 2\); install eventhost 7\.3"
     ):
         await open_journal(path)
     assert path.read_bytes() == before

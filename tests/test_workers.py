@@ -13,7 +13,7 @@ from eventhost.event import EnvEvent
 from eventhost.journal import Entry
 from eventhost.rules.owed import Owed
 from eventhost.rules.run import Run
-from eventhost.rules.workers import Pause, Workers
+from eventhost.rules.workers import Workers
 
 pytestmark = pytest.mark.anyio
 
@@ -31,14 +31,15 @@ class Shop:
     """Runs that pause before they end, until this."""
     idle: int = 0
     active: set[int] = field(default_factory=set)
+    workers: Workers = field(init=False)
 
-    async def deliver(self, run: Run, pause: Pause) -> None:
+    async def deliver(self, run: Run) -> None:
         self.begun.append(run.seq)
         self.active.add(run.seq)
         assert len(self.active) <= self.concurrency
         if run.seq in self.pauses:
             self.active.discard(run.seq)
-            await pause(0)
+            await self.workers.pause(0)
             self.active.add(run.seq)
             assert len(self.active) <= self.concurrency
         await self.ends.setdefault(run.seq, anyio.Event()).wait()
@@ -71,9 +72,9 @@ class Shop:
             def on_idle() -> None:
                 self.idle += 1
 
-            workers = Workers(
+            workers = self.workers = Workers(
                 self.owed,
-                lambda: self.concurrency,
+                self.concurrency,
                 lambda: self.parks,
                 self.deliver,
                 Crew(),
@@ -133,6 +134,7 @@ async def test_when_fewer_may_be_busy_those_who_are_back_wait_until_so_few_are(m
         assert shop.active == {1, 2, 4}
         await shop.wake(3)
         shop.concurrency = 1
+        shop.workers.concurrency = 1
         await shop.end(1)
         await shop.end(2)
         assert shop.active == {4}

@@ -18,7 +18,7 @@ from eventhost.journal import rows, succession
 from eventhost.journal.block import Block
 from eventhost.journal.lock import Lock
 from eventhost.journal.salvage import Loss
-from eventhost.journal.schema import APPLICATION_ID, TABLES, check, connect_to_read, tables
+from eventhost.journal.schema import APPLICATION_ID, TABLES, TABLES_1, check, connect_to_read, tables
 
 _HEADER: Final = 100
 
@@ -103,7 +103,8 @@ def verify(path: Path) -> rows.Mark:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             check(database, path)
-            if [table[::3] for table in tables(database)] != [table[::3] for table in TABLES]:
+            definitions = [table[::3] for table in tables(database)]
+            if definitions not in ([table[::3] for table in known] for known in (TABLES, TABLES_1)):
                 raise JournalUnusable(f"{path} is damaged: the list of its tables is not what it should be")
             mark = rows.mark(database)
             ends = dict(database.execute("SELECT first, last FROM gap"))

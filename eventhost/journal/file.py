@@ -15,16 +15,13 @@ from typing import Final, Protocol, Self, TypeVar
 import anyio.to_thread
 
 from eventhost.errors import JournalUnusable
-from eventhost.journal import rows
+from eventhost.journal import rows, traces
 from eventhost.journal.block import BLOCK_EVENTS, Block
 from eventhost.journal.protocol import PAGE_BYTES, Entry, fitting
 from eventhost.journal.records import DeadLetter, Pending, Progress, Trace
-from eventhost.journal.schema import connect_to_read
+from eventhost.journal.schema import TABLES_1, connect_to_read, tables
 
 T = TypeVar("T")
-
-_PAGE: Final = 4_096
-"""Traces that are read at once."""
 
 
 class Events(Protocol):
@@ -62,6 +59,10 @@ class JournalFile:
         try:
             self._database = connect_to_read(path)
             mark = rows.mark(self._database)
+            if tables(self._database) == TABLES_1:
+                raise JournalUnusable(
+                    f"{path} was written by an older eventhost; start the host once: it takes it over"
+                )
         except sqlite3.Error as error:
             raise JournalUnusable(f"{path} cannot be read: {error}") from error
         self._path = path
@@ -117,16 +118,13 @@ class JournalFile:
         return await self._ask(lambda database: rows.dead_letters(database, rule, after, limit))
 
     async def traces(self, seq: int) -> list[Trace]:
-        return await self._ask(lambda database: rows.traces(database, seq))
+        return await self._ask(lambda database: traces.traces(database, seq))
 
     async def traces_after(self, seq: int, upto: int) -> AsyncIterator[list[Trace]]:
         """All traces of the events that follow `seq`, up to `upto`, page by page."""
-        last = (seq, "\U0010ffff")
-        while found := await self._ask(partial(rows.traces_after, last, _PAGE)):
+        while seq < upto and (found := await self._ask(partial(traces.traces_after, seq))):
             yield [trace for trace in found if trace.seq <= upto]
-            last = (found[-1].seq, found[-1].rule)
-            if found[-1].seq > upto:
-                return
+            seq = found[-1].seq
 
     async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         try:

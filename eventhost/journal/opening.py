@@ -10,6 +10,7 @@ import anyio.to_thread
 from eventhost.errors import JournalUnusable
 from eventhost.journal import succession
 from eventhost.journal.lock import Lock
+from eventhost.journal.older import take_over
 from eventhost.journal.salvage import Loss, find_damage, salvage, untold
 from eventhost.journal.schema import Durability
 from eventhost.journal.sqlite import SqliteJournal, is_damage
@@ -48,4 +49,5 @@ def _mend(path: Path, lock: Lock) -> Loss | None:
         lock.mended()
     if (damage := find_damage(path, lock)) is not None:
         return salvage(path, lock, damage)
+    take_over(path)
     return untold(path)

@@ -11,16 +11,7 @@ import msgspec
 
 from eventhost.journal.block import Damaged, seal
 from eventhost.journal.protocol import PAGE_BYTES
-from eventhost.journal.records import (
-    Change,
-    DeadLetter,
-    LettersHeld,
-    LetterSize,
-    Pending,
-    Position,
-    Progress,
-    Trace,
-)
+from eventhost.journal.records import Change, DeadLetter, LettersHeld, LetterSize, Pending, Position, Progress
 
 T = TypeVar("T")
 
@@ -28,7 +19,7 @@ Row = tuple[Any, ...]
 
 
 def write(database: sqlite3.Connection, change: Change, dead_id: int) -> int:
-    """Write all of a change but `low`; return the id of the last dead letter, where `dead_id` was the last before.
+    """Write all of a change but `low` and traces; return the last dead letter's id, `dead_id` if there is no new one.
 
     What is owed is there before what says that it need not be looked for.
     """
@@ -48,8 +39,6 @@ def write(database: sqlite3.Connection, change: Change, dead_id: int) -> int:
         many("DELETE FROM dead WHERE id = ?", [(number,) for number in change.buried])
     if change.positions:
         many("INSERT OR REPLACE INTO position VALUES(?, ?, ?, ?, ?)", map(_position_row, change.positions))
-    if change.traces:
-        many("INSERT OR REPLACE INTO trace VALUES(?, ?, ?, ?)", map(_trace_row, change.traces))
     return dead_id
 
 
@@ -99,17 +88,6 @@ def oldest_letters(database: sqlite3.Connection, limit: int) -> list[LetterSize]
     """See `Journal.oldest_letters`."""
     sql = "SELECT id, rule, seq, length(entries) FROM dead ORDER BY id LIMIT ?"
     return [LetterSize(*row) for row in database.execute(sql, (limit,)).fetchall()]
-
-
-def traces(database: sqlite3.Connection, seq: int) -> list[Trace]:
-    """See `Journal.traces`."""
-    return list(_found(database, trace_of, "SELECT * FROM trace WHERE seq = ? ORDER BY rule", (seq,)))
-
-
-def traces_after(last: tuple[int, str], limit: int, database: sqlite3.Connection) -> list[Trace]:
-    """Those that follow the one of this event and rule."""
-    sql = "SELECT * FROM trace WHERE (seq, rule) > (?, ?) ORDER BY seq, rule LIMIT ?"
-    return list(_found(database, trace_of, sql, (*last, limit)))
 
 
 class Mark:
@@ -167,11 +145,6 @@ def dead_of(row: Row) -> DeadLetter:
     return msgspec.structs.replace(DeadLetter(*values), id=number)
 
 
-def trace_of(row: Row) -> Trace:
-    """A row of `trace`."""
-    return Trace(*_true(row))
-
-
 def _position_row(position: Position) -> Row:
     return _sealed(position.rule, position.seq, int(position.lags), position.state)
 
@@ -185,10 +158,6 @@ def _pending_row(run: Pending) -> Row:
 def _dead_row(number: int, dead: DeadLetter) -> Row:
     error = dead.error.encode("utf-8", "backslashreplace").decode()  # a program's output may be anything
     return _sealed(number, dead.rule, dead.seq, dead.at_ms, dead.action, dead.place, dead.attempts, error, dead.entries)
-
-
-def _trace_row(trace: Trace) -> Row:
-    return _sealed(trace.seq, trace.rule, trace.body)
 
 
 def _sealed(*values: object) -> Row:

@@ -13,11 +13,11 @@ import msgspec
 import structlog
 
 from eventhost.errors import JournalUnusable
-from eventhost.journal import rows, succession
+from eventhost.journal import rows, succession, traces
 from eventhost.journal.block import BLOCK_EVENTS, Block, Damaged
 from eventhost.journal.lock import Lock
 from eventhost.journal.pages import Pages, Row
-from eventhost.journal.schema import PAGE, ROOTS, TABLES, check, make, open_to_read, tables
+from eventhost.journal.schema import PAGE, ROOTS, TABLES, TABLES_1, check, make, open_to_read, tables
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ _RECORDS: Final[dict[str, Callable[[Row], Any]]] = {
     "position": rows.position_of,
     "pending": rows.pending_of,
     "dead": rows.dead_of,
-    "trace": rows.trace_of,
+    "trace": traces.block_of,
 }
 
 
@@ -90,7 +90,7 @@ def find_damage(path: Path, lock: Lock) -> str | None:
 
 
 def _find_damage(database: sqlite3.Connection, path: Path, lock: Lock) -> str | None:
-    if tables(database) != TABLES:
+    if tables(database) not in (TABLES, TABLES_1):
         return "the list of its tables is damaged"
     # A first page that is older than the others, or was never written, has the wrong count.
     ((pages,),) = database.execute("PRAGMA page_count").fetchall()

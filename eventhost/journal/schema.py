@@ -12,15 +12,25 @@ from eventhost.errors import JournalUnusable
 APPLICATION_ID: Final = 0x45764874
 """`EvHt` in the file's header, by which a journal is known."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 
-WRITTEN_BY: Final = {1: "0.1"}
+WRITTEN_BY: Final = {1: "0.1", 2: "0.1"}
 """The first version of eventhost that reads each version of the file."""
 
 PAGE: Final = 4096
 """How long a page of the file is, in bytes."""
 
 Durability = Literal["full", "normal"]
+
+_TRACE: Final = (
+    "CREATE TABLE trace(first INTEGER, number INTEGER, last INTEGER NOT NULL, seal INTEGER NOT NULL, "
+    "body BLOB NOT NULL, PRIMARY KEY(first, number)) WITHOUT ROWID"
+)
+_TRACE_1: Final = (
+    "CREATE TABLE trace(seq INTEGER, rule TEXT, body BLOB NOT NULL, seal INTEGER NOT NULL, PRIMARY KEY(seq, rule))\n"
+    "                   WITHOUT ROWID"
+)
+"""As version 1 had it: a row for each."""
 
 # The view is for people, who may look into the file with any tool. Every row that matters has a seal, see `block.py`.
 # The tables are never changed once they are made: so each of them begins at the same page in every journal, and is
@@ -39,8 +49,7 @@ CREATE TABLE pending(rule TEXT, seq INTEGER, born_ms INTEGER NOT NULL, attempts 
 CREATE TABLE dead(id INTEGER PRIMARY KEY, rule TEXT NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL,
                   action TEXT NOT NULL, place TEXT NOT NULL, attempts INTEGER NOT NULL, error TEXT NOT NULL,
                   entries BLOB NOT NULL, seal INTEGER NOT NULL);
-CREATE TABLE trace(seq INTEGER, rule TEXT, body BLOB NOT NULL, seal INTEGER NOT NULL, PRIMARY KEY(seq, rule))
-                   WITHOUT ROWID;
+{_TRACE};
 CREATE TABLE gap(first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE loss(one INTEGER PRIMARY KEY CHECK(one = 1), body BLOB NOT NULL);
 CREATE TABLE format(readable_from TEXT NOT NULL);
@@ -76,6 +85,9 @@ def _fresh_tables() -> list[Table]:
 
 TABLES: Final = _fresh_tables()
 """Those of a journal."""
+
+TABLES_1: Final = [table if table[1] != "trace" else (*table[:3], _TRACE_1) for table in TABLES]
+"""Those of version 1."""
 
 ROOTS: Final = {name: page for _, name, page, _ in TABLES}
 """The page at which each table begins."""

@@ -22,7 +22,7 @@ import structlog
 
 from eventhost.errors import BusClosed, JournalFailed
 from eventhost.event import EnvEvent
-from eventhost.journal import rows
+from eventhost.journal import rows, traces
 from eventhost.journal.block import BLOCK_EVENTS, Block, Damaged, encode
 from eventhost.journal.lock import Lock
 from eventhost.journal.protocol import PAGE_BYTES, Entry, JournalStatistics, fitting
@@ -148,7 +148,7 @@ class SqliteJournal:
     async def traces(self, seq: int) -> list[Trace]:
         if not self._first <= seq <= self._head:
             return []
-        return await self._ask(lambda database: rows.traces(database, seq))
+        return await self._ask(lambda database: traces.traces(database, seq))
 
     def trim(self, upto: int) -> None:
         upto = min(upto, self._head)
@@ -182,9 +182,9 @@ class SqliteJournal:
         last_id = 0
         while letters := await self.dead_letters(None, last_id, _CHECKED_ROWS):
             last_id = letters[-1].id
-        last = (0, "")
-        while traces := await self._ask(partial(rows.traces_after, last, _CHECKED_ROWS)):
-            last = (traces[-1].seq, traces[-1].rule)
+        last_seq = 0
+        while found := await self._ask(partial(traces.traces_after, last_seq)):
+            last_seq = found[-1].seq
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(

@@ -19,7 +19,7 @@ import structlog
 
 from eventhost.errors import JournalFailed
 from eventhost.event import EnvEvent
-from eventhost.journal import rows
+from eventhost.journal import rows, traces
 from eventhost.journal.block import Block, Part, blocks_of
 from eventhost.journal.checkpoint import Checkpointer
 from eventhost.journal.lock import Lock
@@ -129,7 +129,10 @@ class Writer:
             self.crashed = not self.mark.clean
             """Whether whoever wrote last did not come to its end."""
             self.mark.clean = 0
+            self.mark.at_ms += 1  # no two openings have the same time
             self.mark.write(database)
+            self._traces = traces.first_number(self.mark.at_ms)
+            """The number of the next row of traces."""
             self.gaps: list[tuple[int, int]] = database.execute("SELECT first, last FROM gap ORDER BY 1").fetchall()
             """What is known to be lost."""
             oldest = database.execute("SELECT last FROM block ORDER BY first LIMIT 1").fetchone()
@@ -241,6 +244,8 @@ class Writer:
                 database.executemany("INSERT INTO block VALUES(?, ?, ?, ?, ?, ?)", blocks)
             for change in changes:
                 new.dead = rows.write(database, change, new.dead)
+                if change.traces:
+                    self._traces = traces.write(database, change.traces, self._traces)
                 new.low = max(new.low, change.low or 0)
             new.write(database)
             database.execute("COMMIT")
@@ -282,7 +287,7 @@ class Writer:
         end = end if left else upto
         started = time.perf_counter()
         self._database.execute("DELETE FROM block WHERE first <= ? AND last <= ?", (end, end))
-        self._database.execute("DELETE FROM trace WHERE seq <= ?", (end,))
+        self._database.execute("DELETE FROM trace WHERE first <= ? AND last <= ?", (end, end))
         self._database.execute("DELETE FROM gap WHERE last <= ?", (end,))
         self._trim_pace.took(time.perf_counter() - started)
         mark.first = max(mark.first, upto + 1)

@@ -86,7 +86,6 @@ class Again:
 
         hands = replace(self.hands, publish=publish)
         delivery = Delivery(
-            run=firing.run,
             rule=rule.name,
             steps=rule.steps,
             hands=hands,
@@ -94,7 +93,7 @@ class Again:
             gathers=rule.shaping.gathers,
             uses=rule.uses,
         )
-        outcome = await delivery.deliver()
+        outcome = await delivery.deliver(firing.run)
         for step in outcome.steps:  # `emit` gives the id that it asked for
             if step.kind == "emit" and isinstance(step.result, dict) and step.result.get("id") in named:
                 step.result = {**step.result, "id": named[step.result["id"]]}

@@ -9,7 +9,7 @@ step ─► too old? ─► if ─► attempt ─► result ─► next step
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -88,9 +88,8 @@ class _Expired(Exception):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A run that is being delivered, with all that this takes."""
+    """How a rule's runs are delivered, with all that this takes."""
 
-    run: Run
     rule: str
     steps: tuple[Step, ...]
     hands: Hands
@@ -103,22 +102,23 @@ class Delivery(msgspec.Struct, frozen=True):
     """Actions are handed a list of events, also where there is but one."""
     wall_ms: Callable[[], int] = _wall_clock_ms
     pause: Callable[[float], Awaitable[object]] = anyio.sleep
-    uses: Container[str] = RUN_VALUES
+    uses: Collection[str] = RUN_VALUES
     """Which of the values that can be left out the steps look at."""
 
-    async def deliver(self) -> Outcome:
+    async def deliver(self, run: Run) -> Outcome:
         """Run the steps; never raises for what an action does.
 
         Cancelled, it leaves nothing behind but what actions have done, and threads that cannot be ended.
         """
         outcome = Outcome()
         values: dict[str, Any] = {"result": None, "error": None}
-        if "events" in self.uses:
-            values["events"] = [msgspec.structs.asdict(entry.event) for entry in self.run.entries]
-        if "delivery_id" in self.uses:
-            values["delivery_id"] = delivery_id(self.run.entry, self.rule)
+        if self.uses:
+            if "events" in self.uses:
+                values["events"] = [msgspec.structs.asdict(entry.event) for entry in run.entries]
+            if "delivery_id" in self.uses:
+                values["delivery_id"] = delivery_id(run.entry, self.rule)
         try:
-            if not await self._steps(self.steps, "", outcome, values, self.max_age_s is not None):
+            if not await self._steps(run, self.steps, "", outcome, values, self.max_age_s is not None):
                 outcome.end = End.FAILED
         except _Expired:
             outcome.end = End.EXPIRED
@@ -131,14 +131,14 @@ class Delivery(msgspec.Struct, frozen=True):
         return Outcome(End.FAILED, [said], error=f"{said.kind}: {reason}")
 
     async def _steps(
-        self, steps: Sequence[Step], where: str, outcome: Outcome, values: dict[str, Any], may_expire: bool
+        self, run: Run, steps: Sequence[Step], where: str, outcome: Outcome, values: dict[str, Any], may_expire: bool
     ) -> bool:
         """Whether these steps came to their end, some of them by way of their `onError`."""
         for index, step in enumerate(steps):
             said = StepOutcome(f"{where}{index}", step.action.kind, self.wall_ms())
             outcome.steps.append(said)
             try:
-                await self._step(step, said, outcome, values, may_expire)
+                await self._step(run, step, said, outcome, values, may_expire)
             finally:
                 said.ended_ms = self.wall_ms()
             if said.error is None:
@@ -150,23 +150,24 @@ class Delivery(msgspec.Struct, frozen=True):
             if step.on_error == "stop":
                 return False
             log.warning(
-                "rule_action_failed", rule=self.rule, action=said.kind, place=said.place, seq=self.run.entry.seq,
+                "rule_action_failed", rule=self.rule, action=said.kind, place=said.place, seq=run.seq,
                 attempts=said.attempts, error=said.error,
             )  # fmt: skip
             values["error"] = {
                 "message": said.error, "action": said.kind, "place": said.place, "attempts": said.attempts,
             }  # fmt: skip
             if step.on_error != "continue":
-                return await self._steps(step.on_error, f"{said.place}.onError.", outcome, values, False)
+                return await self._steps(run, step.on_error, f"{said.place}.onError.", outcome, values, False)
             values["result"] = None
         return True
 
     async def _step(
-        self, step: Step, said: StepOutcome, outcome: Outcome, values: dict[str, Any], may_expire: bool
+        self, run: Run, step: Step, said: StepOutcome, outcome: Outcome, values: dict[str, Any], may_expire: bool
     ) -> None:
-        entry, retry = self.run.entry, step.retry or self.retry
+        entries = run.entries
+        entry = entries[-1]
         if may_expire:
-            self._refuse_old()
+            self._refuse_old(run)
         try:
             if step.condition is not None and not step.condition.holds(entry.event, values, at_ms=entry.at_ms):
                 return
@@ -174,20 +175,31 @@ class Delivery(msgspec.Struct, frozen=True):
             said.error = f"if: {error}"[:_MAX_ERROR]
             outcome.error = f"{said.kind}: {said.error}"
             return
-        batch = self.run.entries if self.gathers or len(self.run.entries) > 1 else None
+        batch = entries if self.gathers or len(entries) > 1 else None
         started_ms = said.started_ms
         while True:
             said.attempts += 1
-            left_out = self.run.left_out
-            context = Context(self.hands, self.rule, said.place, said.attempts, values, self.spend, batch, left_out)
-            failure = await self._attempt(step, context, said)
-            if failure is None:
+            place, attempt = said.place, said.attempts
+            context = Context(self.hands, self.rule, place, attempt, values, self.spend, batch, run.left_out)
+            failure: ActionError
+            try:
+                result = await step.action.run(entry, context)
+            except ActionError as error:
+                failure = error
+            except Exception as error:
+                log.exception("action_broken", rule=self.rule, action=said.kind, seq=entry.seq)
+                failure = ActionError(f"{type(error).__name__}: {error}", retry=False)
+            else:
                 said.error = None
+                said.result, said.cut = as_result(result)
+                if said.cut:
+                    log.warning("action_result_cut", rule=self.rule, action=said.kind, place=said.place, seq=entry.seq)
                 return
             said.error = str(failure)[:_MAX_ERROR]
             said.failures.append(Failure(started_ms, self.wall_ms(), said.error))
             outcome.failures += 1
             outcome.error = f"{said.kind}: {said.error}"
+            retry = step.retry or self.retry
             if not failure.retry or said.attempts >= retry.attempts:
                 return
             pause_s = max(retry.pause_s(said.attempts), min(failure.after_s, retry.max_delay_s))
@@ -198,22 +210,8 @@ class Delivery(msgspec.Struct, frozen=True):
             await self.pause(pause_s)
             started_ms = self.wall_ms()
             if may_expire:
-                self._refuse_old()
+                self._refuse_old(run)
 
-    async def _attempt(self, step: Step, context: Context, said: StepOutcome) -> ActionError | None:
-        entry = self.run.entry
-        try:
-            result = await step.action.run(entry, context)
-        except ActionError as error:
-            return error
-        except Exception as error:
-            log.exception("action_broken", rule=self.rule, action=said.kind, seq=entry.seq)
-            return ActionError(f"{type(error).__name__}: {error}", retry=False)
-        said.result, said.cut = as_result(result)
-        if said.cut:
-            log.warning("action_result_cut", rule=self.rule, action=said.kind, place=said.place, seq=entry.seq)
-        return None
-
-    def _refuse_old(self) -> None:
-        if self.max_age_s is not None and self.wall_ms() - self.run.born_ms > self.max_age_s * 1000:
+    def _refuse_old(self, run: Run) -> None:
+        if self.max_age_s is not None and self.wall_ms() - run.born_ms > self.max_age_s * 1000:
             raise _Expired

@@ -90,10 +90,12 @@ class Owed:
 
     def finish(self, run: Run) -> None:
         """The run is done."""
-        del self.running[run.seq]
+        seq = run.seq
+        del self.running[seq]
         self._weigh(-run.size)
-        self.done_to = max(self.done_to, run.seq)
-        self._forget(run.seq)
+        if seq > self.done_to:
+            self.done_to = seq
+        self._forget(seq)
 
     def keep(self, run: Run) -> None:
         """Have the run written down as it is now, attempts and all."""
@@ -121,12 +123,13 @@ class Owed:
         self._ended.append(seq)
 
     def _forget(self, seq: int) -> None:
-        self.accused.discard(seq)
-        self._repeated.discard(seq)
         if seq in self.written:
             self.written.discard(seq)
+            self.accused.discard(seq)
+            self._repeated.discard(seq)
             self._ended.append(seq)
-        self._to_write.pop(seq, None)
+        if self._to_write:
+            self._to_write.pop(seq, None)
 
     @property
     def first(self) -> int | None:

@@ -34,7 +34,7 @@ from eventhost.rules.rule import USER_QUERY, Rule
 from eventhost.rules.run import Run
 from eventhost.rules.shaper import Shaper, Verdict
 from eventhost.rules.trace import Tracing, dead_letter
-from eventhost.rules.workers import Pause, Workers
+from eventhost.rules.workers import Workers
 
 log = structlog.get_logger()
 
@@ -159,13 +159,13 @@ class RuleQueue:
         self._owed = Owed(rule.name, self._held)
         self._workers = Workers(
             self._owed,
-            # What a host may have died of is done alone, lest others are counted among what it died of.
-            lambda: 1 if self._owed.accused else self.rule.concurrency,
+            rule.concurrency,
             lambda: self.rule.concurrency > 1 and self._owed.bytes < self._free,
             self._deliver,
             tasks,
             lambda: self._on_change(self),
         )
+        self._delivery = self._make_delivery(rule)
         self._shaper = self._make_shaper(rule, None)
         self._offered_from: int | None = None
         """The first event that shaping got since its state was last written."""
@@ -235,7 +235,9 @@ class RuleQueue:
     def is_full(self) -> bool:
         """Whether no more should be offered for now."""
         waiting = len(self._owed.waiting)
-        if waiting >= self._limits.queue or (waiting >= _FEW_LARGE and self._owed.bytes >= self._free):
+        if waiting < _FEW_LARGE:
+            return False
+        if waiting >= self._limits.queue or self._owed.bytes >= self._free:
             return True
         return waiting >= _FEW and waiting >= self._share
 
@@ -397,7 +399,8 @@ class RuleQueue:
 
         What was held by shaping that has changed is due at once.
         """
-        self.rule = rule
+        self.rule, self._delivery = rule, self._make_delivery(rule)
+        self._workers.concurrency = rule.concurrency
         before, self._shaper = self._shaper, self._make_shaper(rule, self._shaper)
         if before is not None and self._shaper is None:
             for run in before.flush():
@@ -465,7 +468,7 @@ class RuleQueue:
 
     def bury(self, run: Run, reason: str) -> None:
         """Make a dead letter of a run that is not even begun."""
-        outcome = self._delivery(run, anyio.sleep).give_up(reason)
+        outcome = self._delivery.give_up(reason)
         self._failed += 1
         self._dead.append(dead_letter(run, self.rule.name, outcome, self._wall_ms()))
         self._on_change(self)
@@ -479,27 +482,26 @@ class RuleQueue:
 
     # What is done
 
-    def _delivery(self, run: Run, pause: Pause) -> Delivery:
-        rule, shaping = self.rule, self.rule.shaping
+    def _make_delivery(self, rule: Rule) -> Delivery:
+        shaping = rule.shaping
         return Delivery(
-            run, rule.name, rule.steps, self._hands, self._limits.retry, shaping.max_age_s, self._spend,
-            shaping.gathers, self._wall_ms, pause, rule.uses,
+            rule.name, rule.steps, self._hands, self._limits.retry, shaping.max_age_s, self._spend, shaping.gathers,
+            self._wall_ms, self._workers.pause, rule.uses,
         )  # fmt: skip
 
-    async def _deliver(self, run: Run, pause: Pause) -> None:
-        rule = self.rule
+    async def _deliver(self, run: Run) -> None:
+        rule, delivery = self.rule, self._delivery
         if self._suspects > 0 and not run.again:
             self._suspects -= 1
             run = msgspec.structs.replace(run, attempts=run.attempts + 1)
             self._owed.keep(run)
             self._on_change(self)
             await self._written()
-        delivery = self._delivery(run, pause)
         if run.attempts > self._limits.deaths:
             outcome = delivery.give_up(f"the host died {run.attempts - 1} times while this was being done")
         else:
-            outcome = await delivery.deliver()
-        if outcome.end is End.FAILED or rule.answers:
+            outcome = await delivery.deliver(run)
+        if outcome.end is End.FAILED or run.entries[-1].event.type == USER_QUERY:
             await self._tell(run, rule, outcome)
         # From here to the end nothing waits: what came of the run is written together with its end, or neither is.
         self._heed(run, rule, outcome)
@@ -532,7 +534,8 @@ class RuleQueue:
                 self._failed += 1
                 self._delivery_failures += 1
                 self._dead.append(dead_letter(run, rule.name, outcome, self._wall_ms()))
-        self._traces += self._tracing.run(rule.name, run, outcome)
+        if self._tracing is not Tracing.OFF:
+            self._traces += self._tracing.run(rule.name, run, outcome)
 
     # How it fares
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from eventhost.journal import DeadLetter, Entry, Trace
-from eventhost.rules.delivery import End, Outcome
+from eventhost.rules.delivery import End, Outcome, StepOutcome
 from eventhost.rules.run import Run
 from eventhost.rules.shaping.verdict import Verdict
 
 _encode = msgspec.json.Encoder().encode
 _decode_entries = msgspec.json.Decoder(list[Entry]).decode
+
+
+class _Said(msgspec.Struct, omit_defaults=True, gc=False):
+    """What is recorded of a run."""
+
+    end: End
+    born_ms: int
+    steps: list[StepOutcome]
+    events: int = 1
+    left_out: int | None = None
+    deaths: int = 0
+    """How many hosts may have died of it."""
 
 
 class Tracing(StrEnum):
@@ -29,16 +40,13 @@ class Tracing(StrEnum):
         """What to record of a run: its steps, with its last event; for the others that it is the run."""
         if self is Tracing.OFF or (self is Tracing.FAILURES and outcome.end is End.DELIVERED and not outcome.failures):
             return []
-        number = run.seq
-        said: dict[str, Any] = {"end": outcome.end, "born_ms": run.born_ms, "steps": outcome.steps}
-        if len(run.entries) > 1:
-            said["events"] = len(run.entries)
-            said["left_out"] = run.left_out
-        if run.attempts:
-            said["deaths"] = run.attempts
-        body = _encode(said)
+        number, events = run.seq, len(run.entries)
+        if events == 1:
+            said = _Said(outcome.end, run.born_ms, outcome.steps, deaths=run.attempts)
+            return [Trace(number, rule, _encode(said))]
+        said = _Said(outcome.end, run.born_ms, outcome.steps, events, run.left_out, run.attempts)
         others = [Trace(entry.seq, rule, b'{"run":%d}' % number) for entry in run.entries[:-1]]
-        return [*others, Trace(number, rule, body)]
+        return [*others, Trace(number, rule, _encode(said))]
 
     def verdict(self, rule: str, seq: int, verdict: Verdict) -> list[Trace]:
         """What to record of an event that shaping kept from running."""

@@ -14,15 +14,15 @@ from eventhost.rules.crew import Crew
 from eventhost.rules.owed import Owed
 from eventhost.rules.run import Run
 
-Pause = Callable[[float], Awaitable[object]]
-
 _YIELD_EVERY: Final = 16
 _MAX_PARKED: Final = 1_000
 """So many runs may wait for another attempt without taking a place from the others."""
 
 
 class Workers:
-    """Does what is owed, in order, `concurrency()` at a time. Lives only while there is work.
+    """Does what is owed, in order, `concurrency` at a time. Lives only while there is work.
+
+    What a host may have died of is done alone, lest others are counted among what it died of.
 
     With a concurrency of 1 a run that waits for another attempt keeps its place: those behind it must wait for it.
     """
@@ -30,9 +30,9 @@ class Workers:
     def __init__(
         self,
         owed: Owed,
-        concurrency: Callable[[], int],
+        concurrency: int,
         parks: Callable[[], bool],
-        deliver: Callable[[Run, Pause], Awaitable[None]],
+        deliver: Callable[[Run], Awaitable[None]],
         tasks: anyio.abc.TaskGroup | Crew,
         on_idle: Callable[[], None],
     ) -> None:
@@ -40,7 +40,8 @@ class Workers:
 
         `parks` tells whether a run that waits for another attempt makes room for the next.
         """
-        self._owed, self._concurrency, self._parks, self._deliver = owed, concurrency, parks, deliver
+        self._owed, self._parks, self._deliver = owed, parks, deliver
+        self.concurrency = concurrency
         self._tasks, self._on_idle = tasks, on_idle
         self._places = 0
         """How many are taken."""
@@ -57,14 +58,19 @@ class Workers:
 
     def staff(self) -> None:
         """See to it that what waits is done."""
-        for _ in range(min(self._concurrency() - self._places, len(self._owed.waiting))):
-            self._places += 1
-            self._tasks.start_soon(self._work)
+        if waiting := len(self._owed.waiting):
+            for _ in range(min(self._most - self._places, waiting)):
+                self._places += 1
+                self._tasks.start_soon(self._work)
+
+    @property
+    def _most(self) -> int:
+        return 1 if self._owed.accused else self.concurrency
 
     async def _work(self) -> None:
         done = 0
-        while self._owed.waiting and self._places <= self._concurrency() and not self._back:
-            await self._deliver(self._owed.take(), self._pause)
+        while self._owed.waiting and self._places <= self._most and not self._back:
+            await self._deliver(self._owed.take())
             done += 1
             # Some actions never suspend; without this a long queue would keep the loop to itself.
             if done % _YIELD_EVERY == 0:
@@ -74,13 +80,14 @@ class Workers:
 
     def _leave(self) -> None:
         """Give a place up, to whoever is back from a pause first."""
-        if self._back and self._places <= self._concurrency():
+        if self._back and self._places <= self._most:
             self._back.popleft().set()
         else:
             self._places -= 1
             self.staff()
 
-    async def _pause(self, delay_s: float) -> None:
+    async def pause(self, delay_s: float) -> None:
+        """Wait for another attempt at a run that is being delivered."""
         parks = self._parks() and self._parked < _MAX_PARKED
         self.pausing += 1
         if parks:
@@ -95,7 +102,7 @@ class Workers:
             self._parked -= parks
         if not parks:
             return
-        if self._places < self._concurrency():
+        if self._places < self._most:
             self._places += 1
         else:
             place = anyio.Event()

@@ -15,6 +15,9 @@ from random import Random
 import pytest
 from lives import RULES, Life, Nursery, nursery
 
+from eventhost.journal import Trace
+from eventhost.journal.traces import traces_after
+
 KILLS = int(os.environ.get("EVENTHOST_KILLS", "200"))
 
 IN_ORDER = ("inorder", "lagging")
@@ -107,9 +110,15 @@ def test_what_was_accepted_is_done_whenever_the_host_is_killed(tmp_path: Path) -
     assert (tmp_path / "done").stat().st_size == done, "after a proper end nothing is done once more"
     with closing(sqlite3.connect(tmp_path / "journal.db")) as database:
         ((head,),) = database.execute("SELECT head FROM mark").fetchall()
-        traces = database.execute("SELECT seq, body FROM trace WHERE rule = 'throttled'").fetchall()
+        told: list[Trace] = []
+        while page := traces_after(told[-1].seq if told else 0, database):
+            told += page
         dead = database.execute("SELECT rule, seq, error FROM dead").fetchall()
-    throttled = {seq for seq, body in traces if json.loads(body).get("verdict") == "throttled"}
+    throttled = {
+        trace.seq
+        for trace in told
+        if trace.rule == "throttled" and json.loads(trace.body).get("verdict") == "throttled"
+    }
     everything = set(range(1, head + 1))
     assert checker.accepted <= everything
     assert not dead
