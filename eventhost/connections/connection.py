@@ -25,6 +25,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from eventhost.config import ServerConfig, ServerKind
 from eventhost.connections.inbound import Inbound, Receiver
 from eventhost.connections.link import Link, Surroundings, open_link
+from eventhost.connections.lists import listen_for_lists
 from eventhost.connections.sourcelog import SourceLog
 from eventhost.connections.states import EventSourceStatus
 from eventhost.connections.waiting import first_of
@@ -193,6 +194,7 @@ class Connection:
                 tasks.start_soon(self._serve, link)
             if self.config.kind in (ServerKind.HTTP, ServerKind.REMOTE):
                 tasks.start_soon(self._ping, link)
+            tasks.start_soon(listen_for_lists, link, self._note_list_change)
             with anyio.move_on_after(self.config.timings.startsecs_s) as starting:
                 await first_of(link.ended.wait, self._stop.wait)
             if starting.cancelled_caught:
