@@ -53,6 +53,8 @@ class StreamableHttp:
             await Response("the MCP server is not running; the host may be stopping", 503)(scope, receive, send)
             return
         scope[_CALLER] = caller
+        # RFC 9110, 5.5: white space around a value is no part of it; the parser leaves what follows it.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         # By this the manager tells who may use a session.
         token = AccessToken(token="", client_id=f"{caller.how}:{caller.name}", scopes=[])
         scope["user"] = AuthenticatedUser(token)

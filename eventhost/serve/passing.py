@@ -53,13 +53,16 @@ class Passing:
 
     def __init__(self, manager: Callable[[], McpManager]) -> None:
         self._manager = manager
-        self.schemas: dict[str, dict[str, Any]] = {}
-        """Input schemas of the tools that were listed or called, by public name."""
+        self._schemas: dict[str, dict[str, Any]] = {}
+
+    def schema(self, name: str) -> dict[str, Any] | None:
+        """The input schema of a tool that was listed or called before."""
+        return self._schemas.get(name)
 
     async def tools(self) -> list[Tool]:
         """The tools of all servers."""
         tools = [_named(hosted.tool, hosted.name) for hosted in await self._manager().get_tools()]
-        self.schemas = {tool.name: tool.input_schema for tool in tools}
+        self._schemas = {tool.name: tool.input_schema for tool in tools}
         return tools
 
     async def call(
@@ -72,7 +75,7 @@ class Passing:
         """
         try:
             hosted = await self._manager().tool(params.name)
-            self.schemas[hosted.name] = hosted.tool.input_schema
+            self._schemas[hosted.name] = hosted.tool.input_schema
             link = await self._manager().link(hosted.server)
 
             async def once(responses: InputResponses | None, state: str | None) -> Any:

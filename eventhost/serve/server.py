@@ -76,7 +76,7 @@ def make_server(face: McpFace) -> Server[Any]:
         description="Event sources, and the tools, resources and prompts of the MCP servers behind this host.",
         # What is listed depends on who asks, and on which servers are up.
         cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in _CACHEABLE},
-        get_tool_input_schema=face.passing.schemas.get,
+        get_tool_input_schema=face.passing.schema,
         on_list_tools=handlers.list_tools,
         on_call_tool=handlers.call_tool,
         on_list_resources=handlers.list_resources,
