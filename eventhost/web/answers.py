@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
@@ -39,7 +40,12 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 def now() -> str:
     """The present moment, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return moment(time.time())
+
+
+def moment(at_s: float) -> str:
+    """A moment in seconds since the epoch, as `now` has it."""
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def json_answer(value: Any, status_code: int = 200) -> Response:

@@ -28,7 +28,6 @@ from starlette.types import Scope
 from eventhost.access import Access, Caller
 from eventhost.errors import EventhostError, NotFound
 from eventhost.serve import McpFace, Peer
-from eventhost.web.answers import now
 from eventhost.web.outbox import Outbox
 from eventhost.wire import EMITTED
 
@@ -103,7 +102,8 @@ class Session:
     def __init__(self, session_id: str, caller: Caller, face: McpFace, counts: Counts) -> None:
         self.id, self.caller = session_id, caller
         self.client = ClientInfo("", "")
-        self.created_at = self.last_activity = now()
+        self.created_s = self.active_s = time.time()
+        """When it was made, and when something went either way, in seconds since the epoch."""
         self.message_count = 0
         self.outbox = Outbox()
         self.line: Line | None = None
@@ -153,13 +153,13 @@ class Session:
         """A message came from the client."""
         self._counts.received += 1
         self.message_count += 1
-        self.last_activity = now()
+        self.active_s = time.time()
 
     def count_sent(self, events: int, messages: int) -> None:
         """So much was written to the client."""
         self._counts.sent += events + messages
         self.message_count += messages
-        self.last_activity = now()
+        self.active_s = time.time()
 
     @contextmanager
     def connected(self, transport: str) -> Iterator[Line]:
@@ -169,7 +169,7 @@ class Session:
         line = self.line = Line(transport)
         self._counts.active += 1
         self._counts.total += 1
-        self.last_activity = now()
+        self.active_s = time.time()
         try:
             yield line
         finally:

@@ -91,16 +91,14 @@ class _Carrier:
         self._line, self._send, self._timeout_s = line, send, timeout_s
 
     async def carry(self, frames: Iterable[Frame]) -> None:
-        for frame in frames:
-            await self._send_message(_message(text_of(frame)))
+        async with self._line.in_time(self._timeout_s):
+            for frame in frames:
+                await self._send(_message(text_of(frame)))
 
     async def carry_piece(self, piece: Piece) -> None:
-        for message in piece.made(_made):
-            await self._send_message(message)
-
-    async def _send_message(self, message: dict[str, Any]) -> None:
         async with self._line.in_time(self._timeout_s):
-            await self._send(message)
+            for message in piece.made(_made):
+                await self._send(message)
 
 
 async def _close(line: Line, accept: Callable[[], Awaitable[None]], send: Send) -> None:

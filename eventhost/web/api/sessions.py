@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from eventhost.access import Access
-from eventhost.web.answers import ErrorCode, error_answer, json_answer, now
+from eventhost.web.answers import ErrorCode, error_answer, json_answer, moment, now
 from eventhost.web.caller import caller_of
 from eventhost.web.endpoint import delete, get, post
 from eventhost.web.feed import RESERVED
@@ -67,8 +67,8 @@ class SessionShown(msgspec.Struct, frozen=True):
     def of(cls, session: Session) -> SessionShown:
         return cls(
             session.id,
-            session.created_at,
-            session.last_activity,
+            moment(session.created_s),
+            moment(session.active_s),
             session.message_count,
             session.client,
             session.line.transport if session.line else None,
@@ -151,11 +151,6 @@ class SessionList:
         shown = [SessionShown.of(session) for session in self._sessions.seen_by(caller_of(request.scope))]
         return SessionsShown(shown, len(shown))
 
-    @get("/sessions/{session_id}", Access.READ)
-    async def one(self, request: Request, session_id: str) -> SessionShown:
-        """One session."""
-        return SessionShown.of(self._sessions.find(session_id, caller_of(request.scope)))
-
     @post("/sessions/broadcast", Access.ADMIN)
     async def broadcast(self, body: Announcement) -> Announced:
         """Send an event to every session."""
@@ -163,3 +158,8 @@ class SessionList:
             raise HTTPException(400, f"event: streams say {body.event!r} themselves; choose another word")
         count = self._sessions.broadcast(body.event, msgspec.json.encode(body.data))
         return Announced(True, count, now())
+
+    @get("/sessions/{session_id}", Access.READ)
+    async def one(self, request: Request, session_id: str) -> SessionShown:
+        """One session."""
+        return SessionShown.of(self._sessions.find(session_id, caller_of(request.scope)))
