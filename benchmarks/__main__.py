@@ -14,7 +14,7 @@ import structlog
 
 from benchmarks.report import Report
 
-NAMES = ("ingest", "latency", "startup", "reload", "match", "journal", "pipeline", "recover")
+NAMES = ("ingest", "latency", "startup", "reload", "match", "journal", "pipeline", "recover", "fanout", "publish")
 WORKLOADS = ("equality", "mixed", "noeq")
 
 

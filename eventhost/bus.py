@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isawaitable
 from itertools import count
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from eventhost.errors import BusClosed
 from eventhost.event import EnvEvent, TypeGlobs
 from eventhost.gaps import Gap, Reason
 from eventhost.journal import Entry, Journal, JournalStatistics
+from eventhost.measures import Latency
 from eventhost.pattern import Pattern
 
 log = structlog.get_logger()
@@ -126,6 +128,8 @@ class EnvEventBus:
         """`on_gap` is told what those who read the journal did not get to see; it must not wait."""
         self.journal, self.on_gap = journal, on_gap
         self.subscriptions: set[Subscription] = set()
+        self.latency = Latency()
+        """How long events take; the rules add to it."""
         self._handlers: dict[int, Callable[[], Awaitable[None]]] = {}
         self._handler_scopes: dict[int, anyio.CancelScope] = {}
         self._handler_errors = 0
@@ -168,8 +172,11 @@ class EnvEventBus:
         if self._closed:
             raise BusClosed("the bus is closed: the host is stopping; send the event again once it is back")
         self._appending += 1
+        begun = perf_counter()
         try:
-            return await self.journal.append(events)
+            seq = await self.journal.append(events)
+            self.latency.accept.observe(perf_counter() - begun, len(events))
+            return seq
         finally:
             self._appending -= 1
             self._announce()

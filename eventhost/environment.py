@@ -30,6 +30,7 @@ from eventhost.config import (
     make_source,
     resolve_all,
     set_enabled,
+    set_rule_enabled,
     touched_sources,
     variables,
     with_last_good,
@@ -41,6 +42,7 @@ from eventhost.connections import (
     ConnectionPool,
     EventSourceStatus,
     Guardian,
+    ServerStatus,
     Surroundings,
     child,
     minimal_environment,
@@ -61,14 +63,17 @@ from eventhost.rules import (
     RuleEngine,
     RuleSet,
     RuleStatistics,
+    RuleTotals,
     Tracing,
     ask,
     read_rules,
     uncollected,
 )
 from eventhost.rules.again import Again, Request, chosen, told
+from eventhost.rules.cases import event_of
 from eventhost.rules.explain import Explanation, explain
 from eventhost.rules.letters import Handled, Several, handle, only
+from eventhost.rules.trial import Trial, try_rule
 from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first, record
 from eventhost.sources.raw import Record
 from eventhost.tools import McpManager
@@ -113,6 +118,8 @@ class ServerEnvironment:
         self._changes = changes
         self.root = config.root
         self._start_sources = start_sources
+        self.unready: str | None = "the host is starting"
+        """Why it cannot do its work yet, or any more; None while it can."""
         self._rule_set = RuleSet()
         self._pool = ConnectionPool(
             Surroundings(Guardian(self.root / "var" / "guardian.lock"), self.root, self._resolve),
@@ -233,9 +240,11 @@ class ServerEnvironment:
         await self._sources.load_clients(self.config.sources)
         for name, problems in self.config.broken.items():
             self._report(name, problems)
+        self.unready = None
 
     async def stop_sources(self) -> None:
         """Stop all sources; what they said until their end is published."""
+        self.unready = "the host is stopping"
         await self._sources.disconnect_all()
 
     async def drain(self, deadline_s: float) -> None:
@@ -415,6 +424,11 @@ class ServerEnvironment:
         """
         await self._set_enabled(name, False)
 
+    def source_config(self, name: str) -> SourceConfig | None:
+        """The configuration that a source runs by; None of one whose configuration cannot be used."""
+        client = self._sources.get_clients().get(name)
+        return client.config if client is not None else None
+
     async def add_event_source(self, name: str, config: Mapping[str, Any]) -> None:
         """Take in and start a source that stands in no file; it is gone with the host.
 
@@ -437,6 +451,61 @@ class ServerEnvironment:
         self._sources.client(name)
         await self._sources.remove([name])
 
+    # Tool servers
+
+    def server_statuses(self) -> list[ServerStatus]:
+        """A snapshot of every tool server, by name."""
+        return [ServerStatus.of(self._pool.connections[name]) for name in sorted(self._servers())]
+
+    def server_status(self, name: str) -> ServerStatus:
+        """A snapshot of one tool server.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        return ServerStatus.of(self._server(name))
+
+    async def start_server(self, name: str) -> None:
+        """Start a tool server that is stopped, or do not wait any longer to start it again.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        server = self._server(name)
+        if server.status in (EventSourceStatus.BACKOFF, EventSourceStatus.ERROR):
+            await server.stop()
+        self._pool.start(server)
+
+    async def stop_server(self, name: str) -> None:
+        """Stop a tool server; its next use starts it again if it does not start by itself.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        await self._server(name).stop()
+
+    async def restart_server(self, name: str) -> None:
+        """Stop a tool server and start it again.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        server = self._server(name)
+        await server.stop()
+        self._pool.start(server)
+
+    def _servers(self) -> set[str]:
+        return self._pool.connections.keys() - self._sources.get_clients().keys()
+
+    def _server(self, name: str) -> Connection:
+        if name not in (servers := self._servers()):
+            raise NotFound(f"no tool server is called {name!r}; there are: {', '.join(sorted(servers)) or 'none'}")
+        return self._pool.connections[name]
+
+    def offers(self) -> set[str]:
+        """Of `tools`, `resources` and `prompts` those that some server offers now."""
+        return {what for each in self._pool.connections.values() for what in ServerStatus.of(each).offers}
+
     def get_event_mcp_manager(self) -> EventMcpManager:
         """The sources."""
         return self._sources
@@ -453,6 +522,66 @@ class ServerEnvironment:
     def rule_statistics(self) -> list[RuleStatistics]:
         """A snapshot of every rule."""
         return self._rules.statistics()
+
+    def active_rules(self) -> Iterator[RuleStatistics]:
+        """A snapshot of each rule that has, or had, something to do, made when it is asked for."""
+        return self._rules.active()
+
+    def past_rules(self) -> RuleTotals:
+        """What became, since the host started, of the events of rules that are gone."""
+        return self._rules.past()
+
+    @property
+    def unmatched(self) -> int:
+        """How many events no rule was asked about yet."""
+        return self._rules.unmatched
+
+    def rule_status(self, name: str) -> RuleStatistics:
+        """A snapshot of one rule.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        return self._rules.statistics_of(self._rule_set.find(name)[1].name)
+
+    async def enable_rule(self, name: str) -> None:
+        """Enable a rule, for good; it starts from now.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        await self._set_rule_enabled(name, True)
+
+    async def disable_rule(self, name: str) -> None:
+        """Disable a rule, for good; what it still owes is forgotten.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        await self._set_rule_enabled(name, False)
+
+    async def _set_rule_enabled(self, name: str, enabled: bool) -> None:
+        async with self._reloading:
+            self._rule_set.find(name)
+            set_rule_enabled(self.root, name, enabled)
+            self.config = replace(self.config, rules_enabled={**self.config.rules_enabled, name: enabled})
+            rules = self._rule_set.switch(self.config.rules_enabled)
+            await self._rules.update(rules.rules)
+            self._rule_set = rules
+
+    def try_rule(self, name: str, said: Mapping[str, Any], at_ms: int) -> Trial:
+        """What a rule would do about an event, were it accepted at `at_ms`; nothing is done.
+
+        Raises:
+            NotFound: there is none of this name.
+            EventRejected: it is no event.
+        """
+        _, rule = self._rule_set.find(name)
+        profiles = {
+            source.name: SourceProfile(source.name, source.event_types, source.metadata)
+            for source in self.config.sources.values()
+        }
+        return try_rule(rule, Entry(1, at_ms, event_of(said, at_ms, profiles)))
 
     def answering(self) -> list[RuleStatistics]:
         """A snapshot of the rules that answer a `USER_QUERY`, in their order."""
@@ -505,6 +634,11 @@ class ServerEnvironment:
     def letter_statistics(self) -> LetterStatistics:
         """How many there are, as of a few seconds ago."""
         return self._retention.letters
+
+    @property
+    def journal_cap_bytes(self) -> int | None:
+        """The size that the journal never keeps; None without a limit, and of a journal in memory."""
+        return _limits(self.config.journal).hard_bytes if self.config.journal.type != "memory" else None
 
     async def dead_letters(self, rule: str | None = None, *, after: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Up to `limit` dead letters, of a rule or of all, whose ids follow `after`, in order."""

@@ -17,7 +17,9 @@ FLOORS = {
     "errors": -1,  # what every room stands on
     "access": 0,
     "durations": 0,
+    "measures": 0,
     "event": 0,
+    "relay": 0,
     "wire": 0,
     "pattern": 1,
     "expression": 1,

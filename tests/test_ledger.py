@@ -12,6 +12,7 @@ from simulation import Attempt, Simulation
 from eventhost.actions import parse as actions
 from eventhost.journal import Position
 from eventhost.rules.ledger import EVERY_S
+from eventhost.rules.turn import LONGEST_S
 
 
 @pytest.fixture
@@ -271,10 +272,40 @@ def die_until_it_lives(sim: Simulation, poison: int) -> int:
             sim.under_way[0].finish()
             sim.loop.settle()
         if not sim.under_way:
+            sim.advance(1)
             return lives
         sim.crash()
         sim.start()
     raise AssertionError("they die again and again")
+
+
+def test_another_rules_run_is_not_counted_among_what_the_host_dies_of(sim: Simulation) -> None:
+    sim.start(gate("calm"), gate("poisonous"))
+    sim.publish()
+    sim.advance(1)
+    for _ in range(10):
+        sim.crash()
+        sim.start()
+        while sim.under_way and not begun(sim, "poisonous"):
+            finish(sim, "calm")
+            sim.advance(1)
+        if not sim.under_way:
+            break
+    sim.advance(1)
+    assert [letter.rule for letter in sim.disk.dead.values()] == ["poisonous"]
+    assert statistics(sim, "calm").failed == 0
+
+
+def test_whoever_waits_long_for_its_turn_goes_on_without(sim: Simulation) -> None:
+    sim.start(gate("hangs"), gate("waits"))
+    sim.publish()
+    sim.advance(1)
+    for _ in range(2):  # now the host may have died of either
+        sim.crash()
+        sim.start()
+    assert len(sim.under_way) == 1
+    sim.advance(LONGEST_S)
+    assert len(sim.under_way) == 2
 
 
 def test_a_failure_that_was_told_is_written_down_before_the_host_ends(sim: Simulation) -> None:

@@ -24,6 +24,7 @@ from eventhost.connections.states import EventSourceStatus
 from eventhost.errors import ConfigError, EventhostError, NotFound, Problem
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize
 from eventhost.journal import MemoryJournal
+from eventhost.rules.retention import LetterStatistics
 from eventhost.sources.status import SourceStatus
 from eventhost.web.app import create_app
 from eventhost.web.control_socket import CONTROL_SOCKET, socket_name
@@ -93,6 +94,9 @@ class FakeEnvironment:
 
     def rule_statistics(self) -> list[Any]:
         return []
+
+    def letter_statistics(self) -> LetterStatistics:
+        return LetterStatistics()
 
 
 @pytest.fixture

@@ -31,8 +31,9 @@ from typer.testing import CliRunner
 
 from eventhost.access import Access
 from eventhost.cli.app import app as command_line
+from eventhost.cli.control import Host
 from eventhost.config.model import HttpConfig, RateLimit, TlsConfig
-from eventhost.errors import ConfigError, NotFound
+from eventhost.errors import ConfigError, EventhostError, NotFound
 from eventhost.web import limits, server, signin
 from eventhost.web.api.auth import Auth
 from eventhost.web.caller import caller_of
@@ -262,6 +263,29 @@ def test_the_command_line_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
     assert key("create", "eve").exit_code == 2
     assert key("revoke", "ann").stdout == "revoked ann\n"
     assert [each.name for each in read_keys(tmp_path)] == ["bob"]
+
+
+@pytest.mark.parametrize(
+    ("http", "said"),
+    [
+        ({"host": "0.0.0.0"}, "http.host: the host does not start on this address as yet"),
+        ({"auth": "keys"}, "http.auth: nobody may ask as yet"),
+        ({}, ""),
+        ({"host": "0.0.0.0", "enabled": False}, ""),
+    ],
+)
+def test_a_check_tells_that_a_key_is_missing(tmp_path: Path, http: dict[str, Any], said: str) -> None:
+    (tmp_path / "config.jsonc").write_text(json.dumps({"http": http}))
+
+    def check() -> str:
+        checked = CliRunner().invoke(command_line, ["check", "--env", str(tmp_path)], catch_exceptions=False)
+        assert checked.exit_code == 0
+        return checked.stderr
+
+    assert said in check()
+    assert bool(check()) == bool(said)
+    create_key(tmp_path, "ann", READ)
+    assert check() == ""
 
 
 # When a key is needed.
@@ -840,6 +864,31 @@ async def test_a_websocket_without_a_key_is_refused_before_it_opens(environment:
                 pass
     assert refused.value.response.status_code == 401
     assert json.loads(refused.value.response.body or b"")["error"]["code"] == -32600
+
+
+async def test_a_websocket_opens_with_a_key(environment: FakeEnvironment) -> None:
+    environment.http = replace(environment.http, auth="keys")
+    key = create_key(environment.root, "ann", ADMIN)
+    async with serving(environment) as listening:
+        url = listening.url.replace("http", "ws") + "/ws/a"
+        async with websockets.connect(url, additional_headers={"X-API-Key": key}) as opened:
+            assert json.loads(await opened.recv())["event"] == "connected"
+
+
+async def test_the_command_line_shows_the_key_of_a_variable(
+    environment: FakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.http = replace(environment.http, auth="keys")
+    key = create_key(environment.root, "ann", READ)
+    async with serving(environment) as listening:
+
+        def sources() -> Any:
+            return Host.at_url(listening.url).get("/sources")
+
+        with pytest.raises(EventhostError, match="asks for a key"):
+            await anyio.to_thread.run_sync(sources)
+        monkeypatch.setenv("EVENTHOST_KEY", key)
+        assert [each["name"] for each in (await anyio.to_thread.run_sync(sources))["sources"]] == ["door"]
 
 
 # TLS.

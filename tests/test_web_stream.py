@@ -18,7 +18,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from eventhost.bus import EnvEventBus, Lagged
-from eventhost.config.model import HttpConfig
 from eventhost.event import EnvEvent
 from eventhost.journal import Entry, MemoryJournal
 from eventhost.web import broadcast as room
@@ -366,15 +365,6 @@ async def test_a_client_that_reads_nothing_because_there_is_nothing_stays() -> N
     with anyio.fail_after(30):
         await EventStream(hall.broadcast.watch(ALL), set(), timeout_s=0.04)({"type": "http"}, receive, send)
     assert beats >= 20
-
-
-async def test_no_more_streams_than_configured_are_open(tmp_path: Path) -> None:
-    environment = FakeEnvironment(tmp_path, http=HttpConfig(port=0, max_connections=0))
-    async with http(environment) as client:
-        answer = await client.get("/events", headers={"accept": "text/event-stream"})
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "10"
-    assert "http.max_connections" in answer.json()["error"]["message"]
 
 
 async def test_a_stream_can_begin_at_a_time(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ the same event comes out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 from eventhost.errors import ActionError, EventRejected
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, event_name, normalize
 from eventhost.journal import Entry
+from eventhost.relay import Relay
 
 MAX_HOPS: Final = 16
 """How long a chain of events, each emitted because of the one before, may be."""
@@ -36,9 +38,7 @@ def caused_event(
     Raises:
         ActionError: not to be retried: the chain is too long, or this is no event.
     """
-    # Sources say what they like in their metadata; only the host's own count is trusted.
-    causing = cause.event.metadata
-    hops = 1 + (int(causing.get("hops") or 0) if causing.get("source_name") in (RULES, HOST) else 0)
+    hops = 1 + hops_of(cause.event.metadata)
     if hops > MAX_HOPS:
         raise ActionError(
             f"a chain of {MAX_HOPS} events was emitted, each because of the one before: rules cause each other; "
@@ -53,6 +53,18 @@ def caused_event(
         )
     except EventRejected as error:
         raise ActionError(f"this cannot be emitted: {error}", retry=False) from None
+
+
+def hops_of(metadata: Mapping[str, Any]) -> int:
+    """The length of the chain that an event with this metadata ends, on other hosts too.
+
+    Sources say what they like in their metadata: only the host's own count is trusted, and that of another host, which
+    bears another name.
+    """
+    if metadata.get("source_name") in (RULES, HOST):
+        return int(metadata.get("hops") or 0)
+    relay = Relay.of(metadata)
+    return relay.hops if relay is not None else 0
 
 
 def delivery_id(cause: Entry, rule: str, place: str = "") -> str:

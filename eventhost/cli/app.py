@@ -20,6 +20,7 @@ from eventhost.cli import (
     host,
     journal,
     key,
+    mcp,
     replay,
     rule,
     schema,
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (environment, schema, host, events, explain, replay, journal):
+for group in (environment, schema, host, mcp, events, explain, replay, journal):
     app.add_typer(group.app)
 app.add_typer(source.app, name="source", rich_help_panel="Groups of commands")
 app.add_typer(rule.app, name="rule", rich_help_panel="Groups of commands")

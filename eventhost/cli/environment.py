@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,7 @@ def check(env: EnvOption = None) -> None:
 
     config, problems = _read(root)
     problems += _stale_schemas(root)
+    problems += _missing_key(config)
     rules, tests = RuleSet(), ""
     try:
         rules = read_rules(config)
@@ -131,6 +133,25 @@ def _read(root: Path) -> tuple[EnvironmentConfig, list[Problem]]:
         rules = tree.at("rules") if tree is not None and isinstance(tree.at("rules").value, list) else Tree(None)
         return EnvironmentConfig(root, rules, files.lists, files.broken), check_environment(root)
     return config, [*(problem for each in config.broken.values() for problem in each), *config.warnings]
+
+
+def _missing_key(config: EnvironmentConfig) -> list[Problem]:
+    from eventhost.web.keys import read_keys
+
+    http = config.http
+    try:
+        # What a name stands for, this machine may say otherwise than the one that will run it.
+        alone = not http.enabled or http.host == "localhost" or ip_address(http.host).is_loopback
+    except ValueError:
+        alone = True
+    try:
+        if (alone and http.auth == "auto") or read_keys(config.root):
+            return []
+    except ConfigError as error:
+        return list(error.problems)
+    message = "nobody may ask as yet" if alone else "the host does not start on this address as yet"
+    mend = "make a key: eventhost key create NAME --scope read"
+    return [Problem(CONFIG_FILE, message, mend, "http.auth" if alone else "http.host", fatal=False)]
 
 
 def _stale_schemas(root: Path) -> list[Problem]:

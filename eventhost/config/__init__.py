@@ -17,7 +17,7 @@ from eventhost.config.model import (
     TlsConfig,
 )
 from eventhost.config.secrets import resolve, resolve_all, variables
-from eventhost.config.state import State, load_state, save_state, set_enabled
+from eventhost.config.state import State, load_state, save_state, set_enabled, set_rule_enabled
 from eventhost.config.tree import Tree
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "resolve_all",
     "save_state",
     "set_enabled",
+    "set_rule_enabled",
     "touched_sources",
     "variables",
     "with_last_good",

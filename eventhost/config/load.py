@@ -139,6 +139,7 @@ class _Reading:
             rules=rules,
             rule_files=self.rule_files.lists,
             broken_rules=self.rule_files.broken,
+            rules_enabled=state.rules,
             id=said.id or self.root.name,
             display_name=said.display_name or "",
             description=said.description or "",

@@ -94,6 +94,9 @@ class SourceConfig:
     """Globs of the types it may say; empty means any."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     poll_interval_s: float = 1.0
+    subscribe: tuple[str, ...] | None = None
+    """Globs of the types that it is asked for; None: of another eventhost any, of all others what they say by
+    themselves."""
     enabled: bool = True
     auto_start: bool = True
 
@@ -186,6 +189,8 @@ class EnvironmentConfig:
     """The located lists of `rules/*.jsonc`, by file, in the order in which they follow the root's."""
     broken_rules: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
     """The rule files that cannot be read; the others are unharmed."""
+    rules_enabled: Mapping[str, bool] = field(default_factory=dict)
+    """By name, the rules that were enabled or disabled for good, whatever their files say."""
     id: str = ""
     display_name: str = ""
     description: str = ""

@@ -213,6 +213,7 @@ class Chain:
             event_types=tuple(_first([part.event_types for part in received], [])),
             metadata=metadata,
             poll_interval_s=_first([part.poll_interval for part in received], 1.0),
+            subscribe=_first([_globs(part.subscribe_events) for part in received], None),
             enabled=server.enabled,
             auto_start=server.auto_start,
         )
@@ -312,6 +313,10 @@ class Chain:
 
 def _first(values: Iterable[T | None], default: T) -> T:
     return next((value for value in values if value is not None), default)
+
+
+def _globs(said: list[str] | None) -> tuple[str, ...] | None:
+    return None if said is None else tuple(said)
 
 
 def _timings(said: Sequence[Supervision]) -> Timings:

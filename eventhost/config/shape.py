@@ -64,6 +64,12 @@ class Received(Shape):
     poll_interval: Milliseconds | None = Field(
         default=None, description="How often `list_pending_events` is asked; a bare number is milliseconds."
     )
+    subscribe_events: list[str] | None = Field(
+        default=None,
+        description="Globs of the types for which its `subscribe_event` is called; of another eventhost by default "
+        "any, of others none.",
+        examples=[["door.*"]],
+    )
     metadata: dict[str, Any] | None = Field(default=None, description="Laid under the metadata of each event.")
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -19,16 +19,21 @@ STATE_FILE = Path("var", "state.json")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`enabled` overrides, by the name of a source or client; `warnings` say what became of a file that was corrupt."""
+    """`enabled` overrides, by the name of a source or client, `rules` by that of a rule.
+
+    `warnings` say what became of a file that was corrupt.
+    """
 
     enabled: Mapping[str, bool] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
+    rules: Mapping[str, bool] = field(default_factory=dict)
 
 
 class _Written(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     enabled: dict[str, bool] = {}
+    rules: dict[str, bool] = {}
 
 
 def load_state(root: Path) -> State:
@@ -46,9 +51,10 @@ def load_state(root: Path) -> State:
     except OSError as error:
         return State(warnings=(_warning(f"cannot be read: {error.strerror}", "let the host read it"),))
     try:
-        return State(Tree.parse(text, str(STATE_FILE)).validate(_Written).enabled)
+        written = Tree.parse(text, str(STATE_FILE)).validate(_Written)
     except ConfigError as error:
         return State(warnings=(_set_aside(path, error.problems[0].message),))
+    return State(written.enabled, rules=written.rules)
 
 
 def save_state(root: Path, state: State) -> None:
@@ -59,7 +65,10 @@ def save_state(root: Path, state: State) -> None:
     """
     path = root / STATE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"enabled": dict(sorted(state.enabled.items()))}, indent=2) + "\n"
+    said = {"enabled": dict(sorted(state.enabled.items()))}
+    if state.rules:
+        said["rules"] = dict(sorted(state.rules.items()))
+    text = json.dumps(said, indent=2) + "\n"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".state-")
     try:
         with open(handle, "w", encoding="utf-8") as opened:
@@ -78,11 +87,23 @@ def set_enabled(root: Path, name: str, enabled: bool | None) -> None:
     Raises:
         OSError: it could not be written.
     """
-    overrides = {**load_state(root).enabled}
-    overrides.pop(name, None)
-    if enabled is not None:
-        overrides[name] = enabled
-    save_state(root, State(overrides))
+    state = load_state(root)
+    save_state(root, replace(state, enabled=_with(state.enabled, name, enabled)))
+
+
+def set_rule_enabled(root: Path, name: str, enabled: bool | None) -> None:
+    """The same for a rule.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    state = load_state(root)
+    save_state(root, replace(state, rules=_with(state.rules, name, enabled)))
+
+
+def _with(overrides: Mapping[str, bool], name: str, enabled: bool | None) -> dict[str, bool]:
+    rest = {key: value for key, value in overrides.items() if key != name}
+    return rest if enabled is None else {**rest, name: enabled}
 
 
 def _set_aside(path: Path, reason: str) -> Problem:

@@ -7,6 +7,7 @@ from eventhost.connections.pool import ConnectionPool
 from eventhost.connections.process import Child, Guardian, child, memory_bytes
 from eventhost.connections.sourcelog import SourceLog
 from eventhost.connections.states import EventSourceStatus
+from eventhost.connections.status import ServerStatus
 
 __all__ = [
     "NO_ANSWER",
@@ -19,6 +20,7 @@ __all__ = [
     "Link",
     "Received",
     "Receiver",
+    "ServerStatus",
     "SourceLog",
     "Surroundings",
     "child",

@@ -51,6 +51,8 @@ class JournalStatistics:
     """Why nothing can be written at the moment; everybody waits."""
     failed: str | None = None
     """Why nothing will be written or read any more, until the host is started anew."""
+    commits: int = 0
+    """How many transactions there were since it was opened."""
 
 
 class Journal(Protocol):

@@ -188,7 +188,7 @@ class SqliteJournal:
 
     def statistics(self) -> JournalStatistics:
         return JournalStatistics(
-            "sqlite", self._first, self._head, self._first - 1, stalled=self._writer.stalled, failed=self._failure
+            "sqlite", self._first, self._head, self._first - 1, self._writer.stalled, self._failure, self._writer.commits
         )
 
     async def aclose(self) -> None:

@@ -7,6 +7,7 @@ from eventhost.rules.query import QUERY_ANSWERED, ask
 from eventhost.rules.queue import Limits, RuleState, RuleStatistics
 from eventhost.rules.retention import LetterStatistics, Retention
 from eventhost.rules.rule import USER_QUERY, Rule, parse_rules
+from eventhost.rules.totals import RuleTotals
 from eventhost.rules.trace import Tracing
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RuleSet",
     "RuleState",
     "RuleStatistics",
+    "RuleTotals",
     "Tracing",
     "ask",
     "parse_rules",

@@ -8,7 +8,7 @@ journal ─► matcher ─► index ─► a rule's queue ─► its workers ─
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -35,13 +35,18 @@ from eventhost.rules.rule import Rule
 from eventhost.rules.run import Run
 from eventhost.rules.schedule import Schedule
 from eventhost.rules.shaper import held_in
+from eventhost.rules.totals import RuleTotals
 from eventhost.rules.trace import Tracing, entries_of
+from eventhost.rules.turn import Turn
 
 log = structlog.get_logger()
 
 _BATCH: Final = 512
 _MOST_PENDING: Final = 100_000
 """More than any rule ever has: what shaping let go, and what overtook others."""
+
+_MEASURED: Final = 16
+"""Of so many events the first is looked at how long it took to be matched."""
 
 _YIELD_EVERY: Final = 256
 _LONGEST_WAIT_S: Final = 60.0
@@ -99,7 +104,9 @@ class RuleEngine:
         self._room = anyio.Event()
         self._progress = Bell()
         self._missed = 0
-        self._held = Held()
+        self._past = RuleTotals()
+        """Of rules that are gone."""
+        self._held, self._turn = Held(), Turn()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._crew: Crew | None = None
         self._ledger: Ledger | None = None
@@ -161,6 +168,28 @@ class RuleEngine:
     def statistics(self) -> list[RuleStatistics]:
         """A snapshot of every rule, in their order."""
         return [self._statistics(rule) for rule in self._rules]
+
+    def past(self) -> RuleTotals:
+        """What became of the events of rules that are gone."""
+        return self._past.copy()
+
+    def active(self) -> Iterator[RuleStatistics]:
+        """A snapshot of each rule that has, or had, something to do, made when it is asked for."""
+        head = self._bus.journal.head
+        return (queue.statistics(head) for queue in list(self._queues.values()))
+
+    def statistics_of(self, name: str) -> RuleStatistics:
+        """A snapshot of one rule.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        return self._statistics(self._by_name[name])
+
+    @property
+    def unmatched(self) -> int:
+        """How many events the matcher has still to come to."""
+        return max(0, self._bus.journal.head - self._position)
 
     def answering(self) -> list[RuleStatistics]:
         """A snapshot of the rules that answer a `USER_QUERY`, in their order."""
@@ -342,6 +371,7 @@ class RuleEngine:
             queue = self._queues[rule.name] = RuleQueue(
                 rule, 0, self._hands, self._limits, self._tracing, self._crew, self._monotonic, self._wall_ms,
                 self._changed, self._ledger.write, lambda: self._position, self._ledger.owing, self._held,
+                self._turn, self._bus.latency.deliver,
             )  # fmt: skip
             if self._position < self._crashed_at:
                 queue.suspect()
@@ -381,6 +411,7 @@ class RuleEngine:
         queue = self._queues.pop(name, None)
         self._ledger.forget(name, queue)
         if queue is not None:
+            self._past.add(queue.statistics(0))
             self._say_discarded(queue, queue.retire())
             self._schedule.forget(queue)
             self._lagging.pop(name, None)
@@ -422,9 +453,16 @@ class RuleEngine:
             assert self._ledger is not None
             self._ledger.moved()
             self._progress.ring()
+            self._measure(entries)
             # Reading memory never suspends; without this a fast publisher would keep the loop to us two.
             await anyio.lowlevel.checkpoint()
         self._progress.ring()
+
+    def _measure(self, entries: Sequence[Entry]) -> None:
+        now_ms, count = time.time() * 1000, len(entries)
+        for place in range(0, count, _MEASURED):
+            stands_for = min(_MEASURED, count - place)
+            self._bus.latency.match.observe((now_ms - entries[place].at_ms) / 1000, stands_for)
 
     def _offer(self, queue: RuleQueue, entry: Entry, *, answers: bool) -> None:
         if answers:

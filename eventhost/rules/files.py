@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain
 from pathlib import PurePath
 
 from eventhost.config import EnvironmentConfig, Tree
 from eventhost.config.folders import CONFIG_FILE
-from eventhost.errors import ConfigError, Problem
+from eventhost.config.wording import did_you_mean
+from eventhost.errors import ConfigError, NotFound, Problem
 from eventhost.rules.rule import Rule, parse_rules
 
 MANY_OBJECTS = 100_000
@@ -28,11 +30,37 @@ class RuleSet:
     """The files whose rules cannot be used; those that they had before stay."""
     digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """Of the texts that were read, to know one that did not change."""
+    switched: Mapping[str, bool] = field(default_factory=dict)
+    """By name, those that were enabled or disabled by hand."""
 
     @property
     def rules(self) -> list[Rule]:
         """All of them, in order; no two have one name."""
         return list(chain.from_iterable(self.files.values()))
+
+    def find(self, name: str) -> tuple[str, Rule]:
+        """The rule called `name`, and its file.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for file, rules in self.files.items():
+            for rule in rules:
+                if rule.name == name:
+                    return file, rule
+        mend = did_you_mean(name, [rule.name for rule in self.rules]) or "`eventhost rule list` shows all"
+        raise NotFound(f'no rule is called "{name}"; {mend}')
+
+    def switch(self, switched: Mapping[str, bool]) -> RuleSet:
+        """The same rules, of which these are enabled or disabled whatever their files say, and no others."""
+        changed = self.switched.keys() | switched.keys()
+        if not changed:
+            return self
+        files = {
+            file: tuple(_switched(rule, switched) if rule.name in changed else rule for rule in rules)
+            for file, rules in self.files.items()
+        }
+        return replace(self, files=files, switched=switched)
 
 
 @contextmanager
@@ -81,7 +109,16 @@ def read_rules(config: EnvironmentConfig, before: RuleSet | None = None) -> Rule
         raise ConfigError(chain.from_iterable(broken.values()))
     used = _without_conflicts(trees, read, broken, before)
     order = (CONFIG_FILE, *sorted(used.keys() - {CONFIG_FILE}))
-    return RuleSet({file: used[file] for file in order}, {file: broken[file] for file in sorted(broken)}, digests)
+    files, problems = {file: used[file] for file in order}, {file: broken[file] for file in sorted(broken)}
+    # What was taken over may have been switched by hand before.
+    return RuleSet(files, problems, digests, before.switched).switch(config.rules_enabled)
+
+
+def _switched(rule: Rule, switched: Mapping[str, bool]) -> Rule:
+    enabled = switched.get(rule.name)
+    if enabled is None:
+        enabled = json.loads(rule.config).get("enabled", True)
+    return rule if rule.enabled is enabled else replace(rule, enabled=enabled)
 
 
 def _digest(tree: Tree) -> bytes:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from time import perf_counter
 from typing import Final
 
 import anyio
@@ -24,6 +25,7 @@ from eventhost.event import EnvEvent, event_name
 from eventhost.expression import Condition, ExpressionError
 from eventhost.gaps import Gap, Reason
 from eventhost.journal import DeadLetter, Entry, Pending, Position, Trace
+from eventhost.measures import Histogram
 from eventhost.rules.crew import Crew
 from eventhost.rules.delivery import Delivery, End, Outcome
 from eventhost.rules.letters import Room
@@ -34,6 +36,7 @@ from eventhost.rules.rule import USER_QUERY, Rule
 from eventhost.rules.run import Run
 from eventhost.rules.shaper import Shaper, Verdict
 from eventhost.rules.trace import Tracing, dead_letter
+from eventhost.rules.turn import Turn
 from eventhost.rules.workers import Workers
 
 log = structlog.get_logger()
@@ -140,11 +143,13 @@ class RuleQueue:
         matched: Callable[[], int],
         owing: Callable[[], int],
         held: Held | None = None,
+        turn: Turn | None = None,
+        took: Histogram | None = None,
     ) -> None:
         """`on_change` is told when there is something to write, and when a run has ended; `written` writes it now.
 
         `matched` tells how far the matcher is, `owing` how many rules there are that owe something, `held` what all of
-        them keep in memory.
+        them keep in memory, `turn` whose it is of what a host may have died of, `took` how long their runs take.
         """
         self.rule = rule
         self.position = position
@@ -155,8 +160,11 @@ class RuleQueue:
         self._hands, self._limits, self._tracing = hands, limits, tracing
         self._monotonic, self._wall_ms, self._on_change = monotonic, wall_ms, on_change
         self._written, self._matched_to, self._owing = written, matched, owing
-        self._held = held or Held()
+        self._held, self._turn = held or Held(), turn or Turn()
         self._owed = Owed(rule.name, self._held)
+        self._took = took or Histogram()
+        self._since: dict[int, float] = {}
+        """Since when what was matched is owed, by the runs' numbers."""
         self._workers = Workers(
             self._owed,
             rule.concurrency,
@@ -202,6 +210,7 @@ class RuleQueue:
             self._shaped(entry.seq, self._shaper.offer(entry, self._wall_ms()))
         elif not self._owed.has(entry.seq):
             self._owed.add(Run((entry,), entry.event.timestamp))
+            self._since[entry.seq] = perf_counter()
             self._go_on()
 
     def answer(self, entry: Entry) -> None:
@@ -220,6 +229,7 @@ class RuleQueue:
         for run in runs:
             if not self._owed.has(run.seq):
                 self._owed.add(run)
+                self._since[run.seq] = perf_counter()
         self._go_on()
 
     def _touch(self, seq: int) -> None:
@@ -235,9 +245,7 @@ class RuleQueue:
     def is_full(self) -> bool:
         """Whether no more should be offered for now."""
         waiting = len(self._owed.waiting)
-        if waiting < _FEW_LARGE:
-            return False
-        if waiting >= self._limits.queue or self._owed.bytes >= self._free:
+        if waiting >= self._limits.queue or (waiting >= _FEW_LARGE and self._owed.bytes >= self._free):
             return True
         return waiting >= _FEW and waiting >= self._share
 
@@ -416,6 +424,7 @@ class RuleQueue:
     def discard(self) -> int:
         """Forget what waits and what is held; return how much that was. What is being done is finished."""
         count = self._owed.discard()
+        self._since.clear()
         self._letters = {seq: ids for seq, ids in self._letters.items() if seq in self._owed.running}
         if self._shaper is not None:
             count += self._shaper.held
@@ -461,6 +470,7 @@ class RuleQueue:
         kept = 0
         for run in old:
             self._owed.drop(run)
+            self._since.pop(run.seq, None)
             if room.take(run.size):
                 self.bury(run, reason)
                 kept += 1
@@ -490,6 +500,13 @@ class RuleQueue:
         )  # fmt: skip
 
     async def _deliver(self, run: Run) -> None:
+        if run.seq not in self._owed.accused:
+            await self._do(run)
+            return
+        async with self._turn.taken():
+            await self._do(run)
+
+    async def _do(self, run: Run) -> None:
         rule, delivery = self.rule, self._delivery
         if self._suspects > 0 and not run.again:
             self._suspects -= 1
@@ -506,6 +523,8 @@ class RuleQueue:
         # From here to the end nothing waits: what came of the run is written together with its end, or neither is.
         self._heed(run, rule, outcome)
         self._owed.finish(run)
+        if (since := self._since.pop(run.seq, None)) is not None:
+            self._took.observe(perf_counter() - since)
         self._on_change(self)
         if run.attempts:
             self._workers.staff()  # it may have been the last that was done alone

@@ -76,7 +76,7 @@ class RuleSpec(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule, ready to be used. Rules are equal when they are configured alike."""
+    """One rule, ready to be used. Rules are equal when they are configured alike, and both are enabled or not."""
 
     name: str
     config: str = field(repr=False)
@@ -93,7 +93,8 @@ class Rule:
     """Which of `RUN_VALUES` its steps look at."""
     concurrency: int = field(compare=False)
     """How many events it may be busy with at once; 1 means in order."""
-    enabled: bool = field(compare=False)
+    enabled: bool
+    """As configured, unless it was enabled or disabled by hand."""
 
     @property
     def answers(self) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,9 +22,11 @@ from eventhost.web.api.health import Health
 from eventhost.web.api.host import Host
 from eventhost.web.api.mcp import Mcp
 from eventhost.web.api.mcp_endpoint import McpEndpoint
+from eventhost.web.api.metrics import Metrics
 from eventhost.web.api.mirix import Mirix
 from eventhost.web.api.replay import Replay
 from eventhost.web.api.rules import Rules
+from eventhost.web.api.servers import Servers
 from eventhost.web.api.sessions import SessionList, Sse
 from eventhost.web.api.sources import Sources
 from eventhost.web.broadcast import Broadcast
@@ -35,6 +36,7 @@ from eventhost.web.openapi import Description
 from eventhost.web.ring import KeyRing
 from eventhost.web.session_entry import SessionEntry
 from eventhost.web.sessions import Sessions
+from eventhost.web.traffic import OpenStreams, Traffic
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 def create_app(
     environment: ServerEnvironment,
-    open_streams: set[anyio.CancelScope] | None = None,
+    open_streams: OpenStreams | None = None,
     door: Door | None = None,
 ) -> Starlette:
     """The ASGI application for `environment`, without the guard.
@@ -52,17 +54,20 @@ def create_app(
     the application's lifespan lasts.
     """
     door = door or Door(KeyRing(environment.root))
-    streams = set[anyio.CancelScope]() if open_streams is None else open_streams
+    streams = OpenStreams() if open_streams is None else open_streams
     broadcast = Broadcast(environment.bus, environment.config.http.heartbeat_s)
     face = McpFace(environment)
     sessions = Sessions(face, environment.config.http)
     entry = SessionEntry(environment, sessions, broadcast, streams)
+    traffic = Traffic(sessions, broadcast, streams)
     described = endpoints(
         [
             Health(environment),
             Auth(door),
-            Host(environment),
+            Host(environment, face, traffic),
+            Metrics(environment, traffic),
             Sources(environment),
+            Servers(environment),
             Rules(environment),
             Events(environment, streams, broadcast),
             DeadLetters(environment),
@@ -95,7 +100,7 @@ def create_app(
         },
         lifespan=lifespan,
     )
-    app.state.face, app.state.sessions = face, sessions
+    app.state.face, app.state.sessions, app.state.traffic = face, sessions, traffic
     return app
 
 

@@ -165,9 +165,10 @@ def _refusal(request: Request, access: Access) -> Response | None:
 
 def _strange_body(request: Request, takes: Collection[str]) -> Response | None:
     """Refuse a body that is not declared as one of these; a web page could send those of some other kinds unasked."""
+    if not takes:
+        return None
     headers = request.headers
-    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-    if not takes or not has_body:
+    if "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
         return None
     declared = headers.get("content-type", "").split(";")[0].strip().lower()
     if declared in takes or "*/*" in takes:

@@ -9,6 +9,7 @@ show. Whoever comes over the control socket had to pass its file mode, and is as
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -48,7 +49,8 @@ class Guard:
 
     `port` is the port that is bound, `hosts` are names and addresses that stand for it besides `localhost`, `127.0.0.1`
     and `[::1]`. `needs_keys`: whoever shows no key is nobody, and the name by which the host is called says nothing.
-    Without a `door` nobody is asked who it is. `open_streams` is what is open now.
+    Without a `door` nobody is asked who it is. `open_streams` is what is open now;
+    answers are counted in `requests`, by status.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Guard:
         door: Door | None = None,
         needs_keys: bool = False,
         open_streams: Collection[object] = (),
+        requests: Counter[int] | None = None,
     ) -> None:
         self._app, self._door, self._http = app, door, http
         self._needs_keys, self._open_streams = needs_keys, open_streams
@@ -72,6 +75,7 @@ class Guard:
         self._publishing = Limiter(rate.publish_per_minute, rate.publish_burst)
         self._publish_bytes = max(MAX_BODY_BYTES, http.max_body)
         self._visits: set[Visit] = set()
+        self._requests = Counter[int]() if requests is None else requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -85,8 +89,9 @@ class Guard:
             log.exception("http_failed", method=visit.method, path=scope["path"], error=str(error))
         finally:
             self._visits.discard(visit)
-            if self._http.access_log:
-                visit.tell("http_request", quietly=not visit.peer or _is_about_health(scope["path"]))
+            self._requests[visit.status] += 1
+            if self._http.access_log and not _is_about_health(scope["path"]):
+                visit.tell("http_request")
 
     def overdue(self) -> list[Visit]:
         """Whose connection must be cut: of keys that were revoked, and of clients that have long ceased to read."""
@@ -109,9 +114,10 @@ class Guard:
         else:
             if self._proxies:
                 self._believe_proxy(visit, headers)
-            if (refused := self._stranger(visit, headers) or self._limited(visit)) is not None:
+            is_stream = _opens_stream(scope, headers)
+            if (refused := self._stranger(visit, headers, is_stream) or self._limited(visit)) is not None:
                 return refused
-            if _opens_stream(scope, headers) and len(self._open_streams) >= self._http.max_connections:
+            if is_stream and len(self._open_streams) >= self._http.max_connections:
                 answer = error_answer(503, ErrorCode.SERVER_ERROR, "there are too many connections; come again later")
                 answer.headers["retry-after"] = "5"
                 return answer
@@ -121,7 +127,7 @@ class Guard:
             return error_answer(413, ErrorCode.INVALID_REQUEST, too_large(visit.limit_bytes))
         return None
 
-    def _stranger(self, visit: Visit, headers: dict[bytes, bytes]) -> Response | None:
+    def _stranger(self, visit: Visit, headers: dict[bytes, bytes], is_stream: bool) -> Response | None:
         """Find out who asks, and refuse whoever may not."""
         scope = visit.scope
         origin = headers.get(b"origin")
@@ -142,7 +148,7 @@ class Guard:
             headers,
             scope["query_string"],
             visit.address,
-            is_stream=_opens_stream(scope, headers),
+            is_stream=is_stream,
             # Any page is not this machine's own program; one that the config names is as good as one.
             is_local=_is_loopback(visit.address) and (not foreign or self._cors.names(page)),
         )

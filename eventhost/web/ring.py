@@ -26,7 +26,8 @@ class KeyRing:
         self._path = root / KEYS_FILE
         self._seen: tuple[int, int, int] | None = None
         self._keys: Mapping[str, Key] = {}
-        self._used = dict(last_used(root))
+        self._known_uses = dict(last_used(root))
+        self._used: dict[str, float] = {}
         self._written_at = float("-inf")
 
     @property
@@ -54,14 +55,18 @@ class KeyRing:
 
     def _note(self, key: Key) -> None:
         """Remember that a key was used; written once a minute, since it is only told to people."""
-        now = time.monotonic()
-        self._used[key.id] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        if now - self._written_at >= _WRITE_EVERY_S:
+        self._used[key.id] = now = time.time()
+        if abs(now - self._written_at) >= _WRITE_EVERY_S:
             self._written_at = now
             self.save()
 
     def save(self) -> None:
         """Write down when each key was used last."""
-        used = {made: when for made, when in self._used.items() if made in self._keys}
+        self._known_uses |= {made: _iso(when) for made, when in self._used.items()}
+        used = {made: when for made, when in self._known_uses.items() if made in self._keys}
         with suppress(OSError):
             write_privately(self._root / USED_FILE, used, durable=False)
+
+
+def _iso(when_s: float) -> str:
+    return datetime.fromtimestamp(when_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

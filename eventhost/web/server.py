@@ -30,6 +30,7 @@ from eventhost.web.guard import MAX_BODY_BYTES, Guard
 from eventhost.web.keys import read_keys
 from eventhost.web.ring import KeyRing
 from eventhost.web.tls import Certificate
+from eventhost.web.traffic import OpenStreams
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
@@ -71,7 +72,7 @@ async def serving(environment: ServerEnvironment) -> AsyncIterator[Listening]:
             _require_keys(environment.root, http, tcp)
         certificate = Certificate(environment.root, http.tls) if tcp and http.tls else None
         door = Door(ring, needs_keys=needs_keys, sign_in_s=http.sign_in_s, cookie=f"eventhost-{port}")
-        open_streams: set[anyio.CancelScope] = set()
+        open_streams = OpenStreams()
         routes = create_app(environment, open_streams, door)
         guard = Guard(
             routes,
@@ -81,6 +82,7 @@ async def serving(environment: ServerEnvironment) -> AsyncIterator[Listening]:
             door=door,
             needs_keys=needs_keys,
             open_streams=open_streams,
+            requests=routes.state.traffic.requests,
         )
         with _control_socket(control) as unix:
             server = _Server(_uvicorn(guard, certificate, http), unix)

@@ -95,10 +95,10 @@ class Visit:
         await self._send(message)
         self.waiting_since = 0.0
 
-    def tell(self, event: str, *, quietly: bool = False, **more: object) -> None:
-        """Log this request; `quietly`: only for whoever looks for faults."""
+    def tell(self, event: str) -> None:
+        """Log this request; over the control socket, where only the own user asks, for whoever looks for faults."""
         caller = self.admitted.caller
-        (log.debug if quietly else log.info)(
+        (log.info if self.peer else log.debug)(
             event,
             caller=caller.name or caller.how,
             how=caller.how,
@@ -108,7 +108,6 @@ class Visit:
             bytes=self.sent_bytes,
             ms=round((time.monotonic() - self._started) * 1000, 1),
             address=self.address or "control socket",
-            **more,
         )
 
 

@@ -155,12 +155,12 @@ def lived(lives: Nursery, life: Life) -> int:
 @pytest.mark.timeout(120)
 def test_an_event_that_kills_the_host_each_time_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     with nursery() as lives:
-        code = lived(lives, Life(0, str(tmp_path), batches=8, drains=True, poison=True, deaths=2))
+        code = lived(lives, Life(0, str(tmp_path), batches=8, drains=True, poison=True, deaths=3))
         for number in range(1, 200):
             if code == 0:
                 break
             assert code == -signal.SIGKILL
-            code = lived(lives, Life(number, str(tmp_path), drains=True, poison=True, deaths=2))
+            code = lived(lives, Life(number, str(tmp_path), drains=True, poison=True, deaths=3))
         else:
             pytest.fail("it dies again and again")
     with closing(sqlite3.connect(tmp_path / "journal.db")) as database:

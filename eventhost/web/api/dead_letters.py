@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from eventhost.access import Access
+from eventhost.journal import DeadLetter
 from eventhost.rules.letters import Handled, Several, in_full, in_short
 from eventhost.web.endpoint import get, post
 
@@ -24,10 +26,42 @@ class LettersWanted(msgspec.Struct, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LETTERS)] = 100
 
 
+class LetterShown(msgspec.Struct, frozen=True):
+    """A run that was given up at `at_ms`; `event` (`source_name:id`) and `type` are those of the last of its `events`.
+
+    `action` failed at its `place` in `do`; with `retrying` it is being tried once more.
+    """
+
+    id: int
+    rule: str
+    seq: int
+    at_ms: int
+    action: str
+    place: str
+    attempts: int
+    error: str
+    event: str
+    type: str
+    events: int
+    retrying: bool
+
+
+class LetterEntry(msgspec.Struct, frozen=True):
+    seq: int
+    at_ms: int
+    event: dict[str, Any]
+
+
+class LetterInFull(LetterShown, frozen=True, kw_only=True):
+    """With its events, oldest first."""
+
+    entries: list[LetterEntry]
+
+
 class LetterList(msgspec.Struct, frozen=True):
     """Oldest first; `cursor` is the next `after`."""
 
-    dead_letters: list[dict[str, Any]]
+    dead_letters: list[LetterShown]
     cursor: int
 
 
@@ -43,24 +77,25 @@ class DeadLetters:
         environment = self._environment
         letters = await environment.dead_letters(query.rule, after=query.after, limit=query.limit)
         retrying = environment.retrying()
-        return LetterList([in_short(each, retrying) for each in letters], letters[-1].id if letters else query.after)
+        return LetterList([_short(each, retrying) for each in letters], letters[-1].id if letters else query.after)
 
     @get("/dead-letters/{number:int}", Access.READ)
-    async def one(self, number: int) -> dict[str, Any]:
+    async def one(self, number: int) -> LetterInFull:
         """One dead letter, with its events."""
-        return in_full(await self._environment.dead_letter(number), self._environment.retrying())
+        letter = in_full(await self._environment.dead_letter(number), self._environment.retrying())
+        return msgspec.convert(letter, LetterInFull)
 
     @post("/dead-letters/{number:int}/retry", Access.ADMIN, status=202, errors=(409,))
-    async def retry(self, number: int) -> dict[str, Any]:
+    async def retry(self, number: int) -> LetterShown:
         """Do a dead letter's run once more; answered when that has begun, or waits for its turn."""
         letter = await self._environment.retry_dead_letter(number)
-        return in_short(letter, self._environment.retrying())
+        return _short(letter, self._environment.retrying())
 
     @post("/dead-letters/{number:int}/discard", Access.ADMIN)
-    async def discard(self, number: int) -> dict[str, Any]:
+    async def discard(self, number: int) -> LetterShown:
         """Forget a dead letter."""
         letter = await self._environment.discard_dead_letter(number)
-        return in_short(letter, self._environment.retrying())
+        return _short(letter, self._environment.retrying())
 
     @post("/dead-letters/retry", Access.ADMIN, status=202)
     async def retry_several(self, body: Several) -> Handled:
@@ -71,3 +106,7 @@ class DeadLetters:
     async def discard_several(self, body: Several) -> Handled:
         """Forget several dead letters."""
         return await self._environment.discard_dead_letters(body)
+
+
+def _short(letter: DeadLetter, retrying: Container[int]) -> LetterShown:
+    return msgspec.convert(in_short(letter, retrying), LetterShown)

@@ -158,12 +158,6 @@ class Events:
 
     async def _live(self, wanted: Wanted, since: str | None) -> ASGIApp:
         http = self._environment.config.http
-        if self._broadcast.watchers >= http.max_connections:
-            raise HTTPException(
-                503,
-                f"{http.max_connections} streams are open already (http.max_connections); come back later",
-                headers={"Retry-After": "10"},
-            )
         after = None if since is None else await _position(self._environment.bus.journal, since)
         return EventStream(self._broadcast.watch(wanted, after), self._open_streams, http.connection_timeout_s)
 
