@@ -8,6 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+# How fast a machine is that does much else says nothing about the code; what CI sets by itself stays.
+settings.register_profile(
+    "eventhost", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("eventhost")
 
 
 @pytest.fixture(autouse=True, scope="session")
