@@ -409,6 +409,46 @@ async def test_there_are_only_so_many_sessions_and_those_without_a_client_give_w
             assert [session.id for session in host.sessions.seen_by(ADMIN)] == ["a", "c"]
 
 
+async def test_two_connections_that_come_at_once_are_of_one_session(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    host = served(monkeypatch, tmp_path, max_connections=1)
+    may_end = anyio.Event()
+    async with host.sse("old") as stream:
+        await stream.read()
+        await send(host, "old", request("echo"))
+        host.face.peers[0].at_end(may_end.wait)
+    async with host.sse("new") as first, host.ws("new") as second:
+        await until(lambda: len(host.sessions.seen_by(ADMIN)) == 1 and host.sessions.seen_by(ADMIN)[0].id == "new")
+        may_end.set()
+        seen = [(await first.read())["event"], (await second.read())["event"]]
+        assert seen == ["connected", "connected"]
+        assert [session.id for session in host.sessions.seen_by(ADMIN)] == ["new"]
+        async with host.client() as http:
+            await http.post("/sessions/broadcast", json={"event": "hello", "data": 1})
+        line = host.sessions.find("new", ADMIN).line
+        assert line is not None
+        last, other = (second, first) if line.transport == "websocket" else (first, second)
+        assert (await last.read_until("hello"))["data"] == 1
+        assert (await other.read_until("closed"))["event"] == "closed"
+
+
+async def test_what_waits_for_room_in_a_session_that_ends_goes_on(host: Served) -> None:
+    async with host.sse("s") as stream:
+        await stream.read()
+        await send(host, "s", request("echo"))
+        notify = host.face.peers[0].notify
+        stream.stop_reading()
+        for number in range(256):
+            await notify("notifications/resources/updated", {"number": number})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(notify, EMITTED, {"level": "info"})
+            await anyio.wait_all_tasks_blocked()
+            async with host.client() as http:
+                await http.delete("/sse/disconnect/s")
+        stream.read_again()
+
+
 # Whom they belong to
 
 

@@ -79,6 +79,7 @@ class Feed:
 
     async def run(self, carrier: Carrier) -> None:
         """Send until the bus closes."""
+        self._session.outbox.mark_written(self._message)
         async with anyio.create_task_group() as tasks:
             data = {"session_id": self._session.id, "timestamp": now()}
             # With an id, so that a client resumes here that leaves before anything else came.

@@ -44,6 +44,7 @@ class Outbox:
         self._messages: deque[Message] = deque()
         self._number = 0
         self._waiting_bytes = self._kept_bytes = 0
+        self._closed = False
         self._changed = anyio.Event()
 
     @property
@@ -61,14 +62,14 @@ class Outbox:
 
     def offer(self, event: str, data: bytes) -> None:
         """Add a message if there is room; else the client is told that it missed one."""
-        if self.full:
+        if self.full or self._closed:
             self.missed += 1
         else:
             self.put(event, data)
 
     async def room(self) -> None:
-        """Wait until it is not full."""
-        while self.full:
+        """Wait until it is not full, or closed."""
+        while self.full and not self._closed:
             await self.changed()
 
     async def after(self, number: int) -> list[Message]:
@@ -103,6 +104,11 @@ class Outbox:
             if message.number > self.written or message.follows >= position:
                 return message.number - 1
         return self.written
+
+    def close(self) -> None:
+        """Take nothing more that is offered; nobody will read it."""
+        self._closed = True
+        self.announce()
 
     async def changed(self) -> None:
         """Wait until something was put in, or written."""

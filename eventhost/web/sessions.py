@@ -189,6 +189,7 @@ class Session:
         """End the connection, and what was subscribed to."""
         if self.line is not None:
             self.line.end(reason)
+        self.outbox.close()
         with anyio.move_on_after(_CLOSE_S, shield=True):
             await self._peer.aclose()
 
@@ -248,11 +249,15 @@ class Sessions:
             raise HTTPException(400, f"session_id: {session_id[:64]!r} is not made of {allowed}")
         session = self._sessions.get(session_id)
         if session is None:
-            await self._make_room()
+            # Nothing may come between, lest two that come at once get one session each.
+            displaced = self._displaced()
             session = self._sessions[session_id] = Session(session_id, caller, self._face, self._counts)
+            if displaced is not None:
+                await self._end(displaced, "others needed its place")
         elif not _may_see(caller, session):
             raise HTTPException(403, f"the session {session_id} is another key's; choose another id, or none")
         else:
+            session.left_at = time.monotonic()
             await session.come_back(caller)
         session.client = client
         return session
@@ -328,17 +333,17 @@ class Sessions:
             if self._is_over(session):
                 await self._end(session, "its client did not come back")
 
-    async def _make_room(self) -> None:
-        """Of those without a connection the one that was left first gives way."""
+    def _displaced(self) -> Session | None:
+        """Who gives way to one more, if there are too many: whoever was left first of those without a connection."""
         if len(self._sessions) < self.http.max_connections:
-            return
+            return None
         left = [session for session in self._sessions.values() if session.line is None]
         if not left:
             many = self.http.max_connections
             raise HTTPException(
                 503, f"there are {many} sessions, which is the most; see http.max_connections", {"Retry-After": "5"}
             )
-        await self._end(min(left, key=lambda session: session.left_at), "others needed its place")
+        return min(left, key=lambda session: session.left_at)
 
     async def _end(self, session: Session, reason: str) -> None:
         if self._sessions.get(session.id) is session:
