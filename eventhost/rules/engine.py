@@ -29,15 +29,13 @@ from eventhost.rules.bell import Bell
 from eventhost.rules.crew import Crew
 from eventhost.rules.ledger import Ledger
 from eventhost.rules.letters import Room
-from eventhost.rules.owed import Held
-from eventhost.rules.queue import Limits, RuleQueue, RuleStatistics
+from eventhost.rules.queue import Common, Limits, RuleQueue, RuleStatistics
 from eventhost.rules.rule import Rule
 from eventhost.rules.run import Run
 from eventhost.rules.schedule import Schedule
 from eventhost.rules.shaper import held_in
 from eventhost.rules.totals import RuleTotals
 from eventhost.rules.trace import Tracing, entries_of
-from eventhost.rules.turn import Turn
 
 log = structlog.get_logger()
 
@@ -106,9 +104,8 @@ class RuleEngine:
         self._missed = 0
         self._past = RuleTotals()
         """Of rules that are gone."""
-        self._held, self._turn = Held(), Turn()
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._crew: Crew | None = None
+        self._common: Common | None = None
         self._ledger: Ledger | None = None
 
     async def __aenter__(self) -> Self:
@@ -119,7 +116,11 @@ class RuleEngine:
         self._ledger = Ledger(journal, lambda: self._position, self._position)
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
-        self._tasks, self._crew = tasks, Crew(tasks)
+        self._tasks = tasks
+        self._common = Common(
+            self._hands, self._limits, self._tracing, Crew(tasks), self._monotonic, self._wall_ms, self._ledger.write,
+            lambda: self._position, self._ledger.owing, self._bus.latency.deliver,
+        )  # fmt: skip
         try:
             await self._exchange(self._rules, progress)
             # Before anything is accepted: a host that dies now must not find a rule new once more.
@@ -366,13 +367,8 @@ class RuleEngine:
         """The rule's queue; a rule that had nothing to do yet has none."""
         queue = self._queues.get(rule.name)
         if queue is None:
-            assert self._crew is not None
-            assert self._ledger is not None
-            queue = self._queues[rule.name] = RuleQueue(
-                rule, 0, self._hands, self._limits, self._tracing, self._crew, self._monotonic, self._wall_ms,
-                self._changed, self._ledger.write, lambda: self._position, self._ledger.owing, self._held,
-                self._turn, self._bus.latency.deliver,
-            )  # fmt: skip
+            assert self._common is not None
+            queue = self._queues[rule.name] = RuleQueue(rule, self._common, self._changed)
             if self._position < self._crashed_at:
                 queue.suspect()
         return queue

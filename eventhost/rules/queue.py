@@ -121,6 +121,28 @@ class RuleStatistics:
         return cls(rule.name, state, 0, {}, 0, 0, 0, 0, 0, 0, 0, 0, None)
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the rules of one engine have in common."""
+
+    hands: Hands
+    limits: Limits
+    tracing: Tracing
+    crew: Crew
+    monotonic: Callable[[], float]
+    wall_ms: Callable[[], int]
+    written: Callable[[], Awaitable[None]]
+    """Writes down what is to be written, now."""
+    matched: Callable[[], int]
+    """How far the matcher is."""
+    owing: Callable[[], int]
+    """How many rules there are that owe something."""
+    took: Histogram
+    """How long runs take."""
+    held: Held = field(default_factory=Held)
+    turn: Turn = field(default_factory=Turn)
+
+
 class RuleQueue:
     """What one rule has to do; survives the rule's being edited.
 
@@ -128,41 +150,18 @@ class RuleQueue:
     reason, lags: it is brought along from `position`, as it has room.
     """
 
-    def __init__(
-        self,
-        rule: Rule,
-        position: int,
-        hands: Hands,
-        limits: Limits,
-        tracing: Tracing,
-        tasks: anyio.abc.TaskGroup | Crew,
-        monotonic: Callable[[], float],
-        wall_ms: Callable[[], int],
-        on_change: Callable[[RuleQueue], None],
-        written: Callable[[], Awaitable[None]],
-        matched: Callable[[], int],
-        owing: Callable[[], int],
-        held: Held | None = None,
-        turn: Turn | None = None,
-        took: Histogram | None = None,
-    ) -> None:
-        """`on_change` is told when there is something to write, and when a run has ended; `written` writes it now.
-
-        `matched` tells how far the matcher is, `owing` how many rules there are that owe something, `held` what all of
-        them keep in memory, `turn` whose it is of what a host may have died of, `took` how long their runs take.
-        """
+    def __init__(self, rule: Rule, common: Common, on_change: Callable[[RuleQueue], None]) -> None:
+        """`on_change` is told when there is something to write, and when a run has ended."""
         self.rule = rule
-        self.position = position
+        self.position = 0
         """It was offered what it had to be offered up to here; of one that follows, the last before it did."""
         self.follows = True
         self.apart = False
         """Whether it has a place of its own in the journal, whatever the others' is."""
-        self._hands, self._limits, self._tracing = hands, limits, tracing
-        self._monotonic, self._wall_ms, self._on_change = monotonic, wall_ms, on_change
-        self._written, self._matched_to, self._owing = written, matched, owing
-        self._held, self._turn = held or Held(), turn or Turn()
+        self._common, self._on_change = common, on_change
+        self._limits, self._tracing, self._held = common.limits, common.tracing, common.held
+        self._wall_ms, self._matched_to = common.wall_ms, common.matched
         self._owed = Owed(rule.name, self._held)
-        self._took = took or Histogram()
         self._since: dict[int, float] = {}
         """Since when what was matched is owed, by the runs' numbers."""
         self._workers = Workers(
@@ -170,7 +169,7 @@ class RuleQueue:
             rule.concurrency,
             lambda: self.rule.concurrency > 1 and self._owed.bytes < self._free,
             self._deliver,
-            tasks,
+            common.crew,
             lambda: self._on_change(self),
         )
         self._delivery = self._make_delivery(rule)
@@ -264,7 +263,7 @@ class RuleQueue:
 
     @property
     def _share(self) -> int:
-        return self._limits.runs // max(1, self._owing())
+        return self._limits.runs // max(1, self._common.owing())
 
     @property
     def settled(self) -> bool:
@@ -495,15 +494,15 @@ class RuleQueue:
     def _make_delivery(self, rule: Rule) -> Delivery:
         shaping = rule.shaping
         return Delivery(
-            rule.name, rule.steps, self._hands, self._limits.retry, shaping.max_age_s, self._spend, shaping.gathers,
-            self._wall_ms, self._workers.pause, rule.uses,
+            rule.name, rule.steps, self._common.hands, self._limits.retry, shaping.max_age_s, self._spend,
+            shaping.gathers, self._wall_ms, self._workers.pause, rule.uses,
         )  # fmt: skip
 
     async def _deliver(self, run: Run) -> None:
         if run.seq not in self._owed.accused:
             await self._do(run)
             return
-        async with self._turn.taken():
+        async with self._common.turn.taken():
             await self._do(run)
 
     async def _do(self, run: Run) -> None:
@@ -513,7 +512,7 @@ class RuleQueue:
             run = msgspec.structs.replace(run, attempts=run.attempts + 1)
             self._owed.keep(run)
             self._on_change(self)
-            await self._written()
+            await self._common.written()
         if run.attempts > self._limits.deaths:
             outcome = delivery.give_up(f"the host died {run.attempts - 1} times while this was being done")
         else:
@@ -524,7 +523,7 @@ class RuleQueue:
         self._heed(run, rule, outcome)
         self._owed.finish(run)
         if (since := self._since.pop(run.seq, None)) is not None:
-            self._took.observe(perf_counter() - since)
+            self._common.took.observe(perf_counter() - since)
         self._on_change(self)
         if run.attempts:
             self._workers.staff()  # it may have been the last that was done alone
@@ -641,14 +640,14 @@ class RuleQueue:
         try:
             # A host that ends does not cut it off: what is done but not told would be done once more.
             with anyio.fail_after(_TELL_S, shield=True):
-                await self._hands.publish(make())
+                await self._common.hands.publish(make())
         except TimeoutError:
             log.warning("rule_event_unsaid", rule=self.rule.name, error="the journal does not take it")
         except EventhostError as error:
             log.warning("rule_event_unsaid", rule=self.rule.name, error=str(error))
 
     def _complain(self, name: str, **fields: object) -> None:
-        now = self._monotonic()
+        now = self._common.monotonic()
         if now - self._complaints.get(name, -_COMPLAINT_S) >= _COMPLAINT_S:
             self._complaints[name] = now
             log.warning(name, rule=self.rule.name, **fields)
