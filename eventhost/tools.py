@@ -110,15 +110,15 @@ class McpManager:
         await self._pool.remove(name)
         del self._clients[name]
 
-    async def get_tools(self, wanted: Sequence[str] = ()) -> list[HostedTool]:
-        """The tools of all servers that are there, under their public names.
+    async def get_tools(self, wanted: Sequence[str] = (), *, from_hosts: bool = True) -> list[HostedTool]:
+        """The tools of all servers that are there, or of all that are no other eventhosts, under their public names.
 
         `wanted` are public names, or globs of them: for a server that one begins with (`todo__*`) is waited while it
         connects, for no other.
         """
         literals = [re.split(r"[*?\[]", glob, maxsplit=1)[0] for glob in wanted]
         awaited = {server for literal in literals for server in self._named_in(literal)}
-        listed = [(listing, name) for name, listing in (await self._list_all(awaited)).items()]
+        listed = [(listing, name) for name, listing in (await self._list_all(awaited, from_hosts=from_hosts)).items()]
         names = public_names([(server, tool.name) for listing, server in listed for tool in listing.tools])
         return [
             HostedTool(names[server, tool.name], server, tool) for listing, server in listed for tool in listing.tools
@@ -149,11 +149,11 @@ class McpManager:
                 raise ActionError(f"{name}: {answer.message}", retry=answer.code not in _NEVER) from error
             raise ConnectionLost(f"{name}: {error}") from error
 
-    async def get_resources(self) -> list[HostedResource]:
-        """The resources of all servers that are there."""
+    async def get_resources(self, *, from_hosts: bool = True) -> list[HostedResource]:
+        """The resources of all servers that are there, or of all that are no other eventhosts."""
         return [
             HostedResource(server, resource)
-            for server, listing in (await self._list_all()).items()
+            for server, listing in (await self._list_all(from_hosts=from_hosts)).items()
             for resource in listing.resources
         ]
 
@@ -177,12 +177,12 @@ class McpManager:
         having = (name for name in listings if any(str(each.uri) == uri for each in listings[name].resources))
         return next(having, None)
 
-    async def get_prompts(self) -> list[HostedPrompt]:
-        """The prompts of all servers that are there, under their public names."""
-        return await self._prompts(())
+    async def get_prompts(self, *, from_hosts: bool = True) -> list[HostedPrompt]:
+        """The prompts of all servers that are there, or of all that are no other eventhosts, by their public names."""
+        return await self._prompts((), from_hosts=from_hosts)
 
-    async def _prompts(self, awaited: Iterable[str]) -> list[HostedPrompt]:
-        listings = await self._list_all(awaited)
+    async def _prompts(self, awaited: Iterable[str], *, from_hosts: bool = True) -> list[HostedPrompt]:
+        listings = await self._list_all(awaited, from_hosts=from_hosts)
         names = public_names(
             [(server, prompt.name) for server, listing in listings.items() for prompt in listing.prompts]
         )
@@ -256,6 +256,10 @@ class McpManager:
         """Have `hear` called with each log notification of the servers: server, level, data; None ends that."""
         self._pool.on_log = hear
 
+    def hear_updates(self, hear: Callable[[str], None] | None) -> None:
+        """Have `hear` called with the URI of each resource that its server says has changed; None ends that."""
+        self._pool.on_resource_updated = hear
+
     @property
     def revisions(self) -> dict[str, int]:
         """How often the `tools`, `resources` and `prompts` of all servers have changed, or those that have them."""
@@ -269,9 +273,12 @@ class McpManager:
         """The servers that a public name begins with."""
         return [server for server in self._pool.connections if name.startswith(f"{_clean(server)}__")]
 
-    async def _list_all(self, awaited: Iterable[str] = ()) -> dict[str, _Listing]:
+    async def _list_all(self, awaited: Iterable[str] = (), *, from_hosts: bool = True) -> dict[str, _Listing]:
         """What is there, and what is `awaited` while it connects."""
-        waits = dict.fromkeys(self._pool.connections, _Wait.NOBODY)
+        links = {name: connection.link for name, connection in self._pool.connections.items()}
+        # One that is not up is not asked either, unless it is awaited.
+        asked = (name for name, link in links.items() if from_hosts or (link is not None and not link.is_host))
+        waits = dict.fromkeys(asked, _Wait.NOBODY)
         return await self._list_these(waits | dict.fromkeys(awaited, _Wait.CONNECTING))
 
     async def _list_these(self, servers: Mapping[str, _Wait]) -> dict[str, _Listing]:

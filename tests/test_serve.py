@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from mcp_types import (
 )
 
 from eventhost.access import EVERYTHING, NOBODY, OWNER, Access, Caller
+from eventhost.config import Protocol, ServerKind
 from eventhost.serve import McpFace, OwnTool, Peer, ToolFailed
 from eventhost.tools import McpManager
 from eventhost.web.server import Listening, serving
@@ -103,6 +104,11 @@ class Session:
 
     async def error(self, method: str, **params: Any) -> dict[str, Any]:
         return cast(dict[str, Any], (await self.ask(method, **params))["error"])
+
+
+def passed_on(names: Iterable[str]) -> list[str]:
+    """Those that are not the host's own."""
+    return [name for name in names if "__" in name]
 
 
 def told_of(session: Session) -> list[str]:
@@ -283,6 +289,78 @@ async def test_sessions_hear_what_tool_servers_log_from_the_level_on_that_they_a
     assert deaf.told == []
 
 
+WATCHED = """
+capabilities["resources"] = {"subscribe": True}
+subscribed = []
+def take(params):
+    subscribed.append(params["uri"])
+    return {}
+def leave(params):
+    subscribed.remove(params["uri"])
+    return {}
+methods.update({"resources/subscribe": take, "resources/unsubscribe": leave})
+def touch():
+    for uri in subscribed:
+        say(method="notifications/resources/updated", params={"uri": uri})
+    return text(subscribed)
+TOOLS["touch"] = touch
+"""
+
+MODERN_WATCHED = """
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourceUpdated
+from mcp_types import CallToolResult, ListResourcesResult, ListToolsResult, Resource, TextContent, Tool
+
+bus = InMemorySubscriptionBus()
+
+async def tools(ctx, params):
+    return ListToolsResult(tools=[Tool(name="touch", input_schema={"type": "object"})])
+
+async def call(ctx, params):
+    await bus.publish(ResourceUpdated("shop://list"))
+    uris = ["shop://list"] * (len(bus._listeners) - 1)  # one more listens for its lists
+    return CallToolResult(content=[TextContent(text=json.dumps(uris))])
+
+async def resources(ctx, params):
+    return ListResourcesResult(resources=[Resource(uri="shop://list", name="list")])
+
+server = Server("shop", version="1", on_list_tools=tools, on_call_tool=call, on_list_resources=resources,
+                on_subscriptions_listen=ListenHandler(bus))
+"""
+
+
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+async def test_updates_of_tool_servers_resources_reach_those_who_subscribed(host: Hosting, era: str) -> None:
+    if era == "modern":
+        (host.root / "watched_shop.py").write_text("import json\n" + MODERN_WATCHED)
+        config = host.server("shop", ServerKind.INPROCESS, module="watched_shop", protocol=Protocol.AUTO)
+        host.tools.load_clients({config.name: config})
+        await until(lambda: host.pool.connections["shop"].link)
+    else:
+        await shop(host, WATCHED)
+
+    async with facing(host) as face:
+        session, other = Session(face), Session(face)
+        await other.result("ping")
+
+        async def subscribed() -> list[str]:
+            result = await session.result("tools/call", name="shop__touch")
+            return cast(list[str], json.loads(result["content"][0]["text"]))
+
+        async def becomes(wanted: list[str]) -> None:
+            with anyio.fail_after(LIMIT_S):
+                while await subscribed() != wanted:
+                    await anyio.sleep(0.003)
+
+        assert await subscribed() == []
+        await session.result("resources/subscribe", uri="shop://list")
+        await becomes(["shop://list"])
+        await until(lambda: ("notifications/resources/updated", {"uri": "shop://list"}) in session.told)
+        await session.peer.aclose()
+        await becomes([])
+    assert other.told == []
+
+
 # --- what is the host's own -----------------------------------------------------------------------------------------
 
 
@@ -419,7 +497,7 @@ async def listening(host: Hosting) -> AsyncIterator[Listening]:
 async def test_a_client_of_either_era_is_served_over_http(host: Hosting, mode: str) -> None:
     await shop(host)
     async with listening(host) as place, Client(f"{place.url}/mcp", mode=mode) as client:
-        tools = [tool.name for tool in (await client.list_tools()).tools]
+        tools = passed_on(tool.name for tool in (await client.list_tools()).tools)
         called = await client.call_tool("shop__add", {"title": "milk"})
     assert tools == NAMES
     assert called.content[0].text == '{"added": "milk"}'

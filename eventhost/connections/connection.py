@@ -59,7 +59,7 @@ class Connection:
         """`receiver` takes the events; `serve` runs beside each connection for as long as it is up.
 
         `on_status` is called after each change of `status`; `on_lists` when what the server lists may be another, with
-        which lists it has: `tools`, `resources`, `prompts`.
+        which lists it has: `tools`, `resources`, `prompts`, or `hosts' tools` and so on, if it is another eventhost.
         """
         self.config = config
         self.log = source_log or SourceLog(config.name)
@@ -71,6 +71,8 @@ class Connection:
         """When the present link came up, on the monotonic clock."""
         self.list_changes = 0
         """How often the server said that its tools or resources changed; who caches them compares."""
+        self.on_resource_updated: Callable[[str], None] | None = None
+        """Called with the URI of a resource of which the server says that it has changed."""
         self._surroundings, self._launches = surroundings, launches
         self._receiver, self._serve, self._on_status = receiver, serve, on_status
         self._on_lists = on_lists
@@ -156,6 +158,7 @@ class Connection:
     async def _attempt(self) -> bool:
         """Connect, and stay until it ends; true when it was running, false when it never came to that."""
         inbound = Inbound(self._receiver, self.log, self._note_list_change)
+        inbound.on_resource_updated = self.on_resource_updated
         slot = _LaunchSlot(self._launches)
         timings = self.config.timings
         reason = ""
@@ -229,7 +232,8 @@ class Connection:
     def _tell_lists(self) -> None:
         if self.link is not None and self._on_lists is not None:
             has = self.link.capabilities
-            self._on_lists(frozenset(kind for kind in ("tools", "resources", "prompts") if getattr(has, kind)))
+            lists = frozenset(kind for kind in ("tools", "resources", "prompts") if getattr(has, kind))
+            self._on_lists(frozenset(f"hosts' {kind}" for kind in lists) if self.link.is_host else lists)
 
     def _become(self, status: EventSourceStatus) -> None:
         if status is not self.status:

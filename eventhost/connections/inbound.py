@@ -120,6 +120,8 @@ class Inbound:
 
     def __init__(self, receiver: Receiver | None, log: SourceLog, on_list_changed: Callable[[], None]) -> None:
         self._receiver, self._log, self._on_list_changed = receiver, log, on_list_changed
+        self.on_resource_updated: Callable[[str], None] | None = None
+        """Called with the URI of a resource that has changed, beside the receiver."""
         self._fast = _FAST[0]
         self._waiting = Batch([], 0, 0)
         self._handing = False
@@ -192,8 +194,11 @@ class Inbound:
             else:
                 self._log.hear(str(params.get("level", "info")), data)
         else:
-            if method == RESOURCE_UPDATED and self._receiver is not None:
-                self._receiver.resource_updated(str(params.get("uri", "")))
+            if method == RESOURCE_UPDATED:
+                if self._receiver is not None:
+                    self._receiver.resource_updated(str(params.get("uri", "")))
+                if self.on_resource_updated is not None:
+                    self.on_resource_updated(str(params.get("uri", "")))
             elif method in LIST_CHANGED:
                 self._on_list_changed()
             return False

@@ -44,6 +44,8 @@ class ConnectionPool:
         self._revised = anyio.Event()
         self.on_log: Callable[[str, str, Any], None] | None = None
         """Called with each log notification: server, level, data."""
+        self.on_resource_updated: Callable[[str], None] | None = None
+        """Called with the URI of each resource of which its server says that it has changed."""
 
     async def revised(self, since: Mapping[str, int]) -> None:
         """Wait until `revisions` are others than those."""
@@ -53,6 +55,10 @@ class ConnectionPool:
     def _logged(self, server: str, level: str, data: Any) -> None:
         if self.on_log is not None:
             self.on_log(server, level, data)
+
+    def _updated(self, uri: str) -> None:
+        if self.on_resource_updated is not None:
+            self.on_resource_updated(uri)
 
     def _revise(self, lists: frozenset[str]) -> None:
         self.revisions.update(lists)
@@ -98,6 +104,7 @@ class ConnectionPool:
             on_lists=self._revise,
         )
         connection.log.on_message = partial(self._logged, config.name)
+        connection.on_resource_updated = self._updated
         self.connections[config.name] = connection
         return connection
 

@@ -27,6 +27,7 @@ from eventhost.serve.own import Own
 from eventhost.serve.passing import Passing
 from eventhost.serve.peer import Peer
 from eventhost.serve.server import make_server
+from eventhost.serve.watching import Watching, updated
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
@@ -54,7 +55,8 @@ class McpFace:
         self.environment = environment
         self.own = Own()
         self.passing = Passing(lambda: environment.get_mcp_manager())
-        self.listeners = Listeners(self._somebody_listens)
+        self.listeners = Listeners(self.heed)
+        self._watching = Watching(self.passing.home)
         self.server = make_server(self)
         self.peers: set[Peer] = set()
         """Those that can be told something unasked."""
@@ -101,10 +103,11 @@ class McpFace:
         if peer.notify is None or peer in self.peers:
             return
         self.peers.add(peer)
-        self._somebody_listens()
+        self.heed()
 
         async def leave() -> None:
             self.peers.discard(peer)
+            self.heed()
 
         peer.at_end(leave)
 
@@ -119,11 +122,11 @@ class McpFace:
         await self.listeners.publish(ResourceUpdated(uri))
         await self._tell("notifications/resources/updated", {"uri": uri}, lambda peer: uri in peer.watched)
 
-    async def lists_changed(self, *lists: str) -> None:
-        """Tell everybody that these lists have changed: `tools`, `resources`, `prompts`."""
+    async def lists_changed(self, *lists: str, hosts: bool = True) -> None:
+        """Tell everybody, or all but other hosts, that these lists changed: `tools`, `resources`, `prompts`."""
         for kind in lists:
             await self.listeners.publish(_CHANGES[kind])
-            await self._tell(f"notifications/{kind}/list_changed", {}, lambda _: True)
+            await self._tell(f"notifications/{kind}/list_changed", {}, lambda peer: hosts or not peer.is_host)
 
     async def _tell_logs(self) -> None:
         async with aclosing(logged(self.environment.get_mcp_manager())) as messages:
@@ -131,11 +134,20 @@ class McpFace:
                 level = message["level"]
                 await self._tell("notifications/message", message, partial(_hears, level))
 
-    def _somebody_listens(self) -> None:
-        if self._tasks is not None and not self._telling:
+    def heed(self) -> None:
+        """Take note that what somebody wants to be told may be another now."""
+        if self._tasks is None:
+            return
+        if not self._telling:
             self._telling = True
-            self._tasks.start_soon(self._tell_changes)
-            self._tasks.start_soon(self._tell_logs)
+            for tell in (self._tell_changes, self._tell_logs, self._tell_updates):
+                self._tasks.start_soon(tell)
+        self._watching.want({uri for uri in self.watched() if not self.own.has(uri)}, self._tasks)
+
+    async def _tell_updates(self) -> None:
+        async with aclosing(updated(self.environment.get_mcp_manager())) as uris:
+            async for uri in uris:
+                await self.resource_updated(uri)
 
     async def _tell_changes(self) -> None:
         manager = self.environment.get_mcp_manager()
@@ -144,7 +156,11 @@ class McpFace:
             await manager.revised(seen)
             await anyio.sleep(_GATHER_S)
             before, seen = seen, manager.revisions
-            await self.lists_changed(*(kind for kind in _CHANGES if seen.get(kind) != before.get(kind)))
+            changed = {kind for kind in seen if seen[kind] != before.get(kind)}
+            await self.lists_changed(*(kind for kind in _CHANGES if kind in changed))
+            # What this host has from others it does not offer to others.
+            from_hosts = (kind for kind in _CHANGES if f"hosts' {kind}" in changed and kind not in changed)
+            await self.lists_changed(*from_hosts, hosts=False)
 
     async def _tell(self, method: str, params: dict[str, Any], wants: Callable[[Peer], bool]) -> None:
         async def tell(peer: Peer) -> None:

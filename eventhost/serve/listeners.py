@@ -17,7 +17,7 @@ class Listeners:
     """Whoever holds such a stream open."""
 
     def __init__(self, on_listen: Callable[[], None]) -> None:
-        """`on_listen` is called whenever somebody begins."""
+        """`on_listen` is called whenever somebody begins, or leaves."""
         self._on_listen = on_listen
         self._bus = InMemorySubscriptionBus()
         self._handler = ListenHandler(self._bus, max_subscriptions=MOST_STREAMS, max_buffered_events=_MOST_WAITING)
@@ -34,6 +34,7 @@ class Listeners:
             return await self._handler(ctx, params)
         finally:
             del self._watched[token]
+            self._on_listen()
 
     def watched(self) -> frozenset[str]:
         """The URIs that are subscribed to."""

@@ -12,6 +12,7 @@ from mcp_types import CallToolResult, ReadResourceResult, Resource, ResourceTemp
 from eventhost.access import Access
 from eventhost.errors import EventhostError
 from eventhost.serve.peer import Peer
+from eventhost.serve.uris import fits
 
 
 class ToolFailed(EventhostError):
@@ -74,6 +75,14 @@ class Own:
             return CallToolResult(content=[TextContent(text=answer)])
         text = msgspec.json.encode(answer).decode()
         return CallToolResult(content=[TextContent(text=text)], structured_content=answer)
+
+    def has(self, uri: str) -> bool:
+        """Whether a resource is of the host's own."""
+        return any(
+            any(str(resource.uri) == uri for resource in provider.list())
+            or any(fits(template.uri_template, uri) for template in provider.templates())
+            for provider in self.providers
+        )
 
     async def read(self, uri: str, peer: Peer) -> ReadResourceResult | None:
         """The contents of a resource; None if it is none of the host's own."""

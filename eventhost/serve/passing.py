@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from eventhost.connections import NO_ANSWER, Link, list_all, refusal
 from eventhost.errors import ConnectionLost, NotFound
 from eventhost.serve.asking import Asking, CallTool, GetPrompt, ReadResource, send
 from eventhost.serve.own import failure
+from eventhost.serve.uris import fits
 from eventhost.tools import McpManager
 
 T = TypeVar("T")
@@ -44,8 +44,6 @@ ANSWER_TIMEOUT_S = 60.0
 _TOOL_RESULT: TypeAdapter[Any] = TypeAdapter(CallToolResult | InputRequiredResult)
 _CONTENTS: TypeAdapter[Any] = TypeAdapter(ReadResourceResult | InputRequiredResult)
 _PROMPT_RESULT: TypeAdapter[Any] = TypeAdapter(GetPromptResult | InputRequiredResult)
-
-_TEMPLATE_PART = re.compile(r"\{([+#./;?&]?)[^}]*\}")
 
 
 class Passing:
@@ -59,10 +57,11 @@ class Passing:
         """The input schema of a tool that was listed or called before."""
         return self._schemas.get(name)
 
-    async def tools(self) -> list[Tool]:
-        """The tools of all servers."""
-        tools = [_named(hosted.tool, hosted.name) for hosted in await self._manager().get_tools()]
-        self._schemas = {tool.name: tool.input_schema for tool in tools}
+    async def tools(self, *, from_hosts: bool = True) -> list[Tool]:
+        """The tools of all servers, or of all that are no other eventhosts."""
+        hosted = await self._manager().get_tools(from_hosts=from_hosts)
+        tools = [_named(each.tool, each.name) for each in hosted]
+        self._schemas = {**({} if from_hosts else self._schemas), **{tool.name: tool.input_schema for tool in tools}}
         return tools
 
     async def call(
@@ -102,14 +101,14 @@ class Passing:
         assert isinstance(result, CallToolResult | InputRequiredResult)
         return result
 
-    async def resources(self) -> list[Resource]:
+    async def resources(self, *, from_hosts: bool = True) -> list[Resource]:
         """The resources of all servers; of those with one URI only the first, which is the one that would be read."""
-        hosted = await self._manager().get_resources()
+        hosted = await self._manager().get_resources(from_hosts=from_hosts)
         return list({str(each.resource.uri): each.resource for each in reversed(hosted)}.values())[::-1]
 
-    async def templates(self) -> list[ResourceTemplate]:
+    async def templates(self, *, from_hosts: bool = True) -> list[ResourceTemplate]:
         """The resource templates of all servers."""
-        return [template for _, template in await self._templates()]
+        return [template for _, template in await self._templates(from_hosts=from_hosts)]
 
     async def read(self, params: ReadResourceRequestParams, asking: Asking) -> ReadResourceResult | InputRequiredResult:
         """Read a resource of the server that lists it, or that has a template for it.
@@ -141,13 +140,14 @@ class Passing:
         if (server := await self._manager().home(uri)) is not None:
             return await self._manager().link(server)
         for link, template in await self._templates():
-            if _fits(template.uri_template, uri):
+            if fits(template.uri_template, uri):
                 return link
         raise NotFound(f"no server has the resource {uri}")
 
-    async def prompts(self) -> list[Prompt]:
+    async def prompts(self, *, from_hosts: bool = True) -> list[Prompt]:
         """The prompts of all servers."""
-        return [_named(hosted.prompt, hosted.name) for hosted in await self._manager().get_prompts()]
+        hosted = await self._manager().get_prompts(from_hosts=from_hosts)
+        return [_named(each.prompt, each.name) for each in hosted]
 
     async def prompt(self, params: GetPromptRequestParams, asking: Asking) -> GetPromptResult | InputRequiredResult:
         """Have a server fill in a prompt.
@@ -195,7 +195,7 @@ class Passing:
         argument = {"name": params.argument.name, "value": params.argument.value}
         return await _bounded(link.client.session.complete(ref, argument, context), link, "completion")
 
-    async def _templates(self) -> list[tuple[Link, ResourceTemplate]]:
+    async def _templates(self, *, from_hosts: bool = True) -> list[tuple[Link, ResourceTemplate]]:
         """The templates of the servers that are up."""
         found: dict[int, list[tuple[Link, ResourceTemplate]]] = {}
 
@@ -208,7 +208,7 @@ class Passing:
 
         async with anyio.create_task_group() as tasks:
             for number, link in enumerate(self._manager().links()):
-                if link.capabilities.resources:
+                if link.capabilities.resources and (from_hosts or not link.is_host):
                     tasks.start_soon(ask, number, link)
         return [pair for number in sorted(found) for pair in found[number]]
 
@@ -233,13 +233,3 @@ async def _bounded(request: Awaitable[T], link: Link, what: str, timeout_s: floa
         if refusal(error) is not None:
             raise
         raise ConnectionLost(f"{what}: {error}") from error
-
-
-def _fits(template: str, uri: str) -> bool:
-    """Whether `uri` can be made of a template (RFC 6570)."""
-    pattern, end = "", 0
-    for part in _TEMPLATE_PART.finditer(template):
-        # `{id}` and `{.id}` stand for one segment; what has another operator may hold slashes.
-        pattern += re.escape(template[end : part.start()]) + ("[^/]+" if part[1] in ("", ".") else ".*")
-        end = part.end()
-    return re.fullmatch(pattern + re.escape(template[end:]), uri) is not None

@@ -41,6 +41,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from eventhost import __version__
 from eventhost.access import Access
 from eventhost.errors import EventhostError, NotFound
+from eventhost.relay import HOST_NAME, HOST_NAMES
 from eventhost.serve.asking import Asking
 from eventhost.serve.http import sender
 from eventhost.serve.peer import Peer
@@ -70,7 +71,7 @@ def make_server(face: McpFace) -> Server[Any]:
     """The server of this face."""
     handlers = _Handlers(face)
     server = _Server(
-        "eventhost",
+        HOST_NAME,
         version=__version__,
         title="eventhost",
         description="Event sources, and the tools, resources and prompts of the MCP servers behind this host.",
@@ -137,6 +138,8 @@ class _Handlers:
             connection.state[PEER] = peer
             self._face.join(peer)
         peer.told_of_changes = peer.notify is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS
+        client = ctx.session.client_params
+        peer.is_host = client is not None and client.client_info.name in HOST_NAMES
         _allow(peer, Access.READ, ctx.method)
         try:
             return await call_next(ctx)
@@ -147,7 +150,7 @@ class _Handlers:
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         own = [tool.tool for tool in self._own.tools.values()]
-        return ListToolsResult(tools=[*own, *await self._passing.tools()])
+        return ListToolsResult(tools=[*own, *await self._passing.tools(from_hosts=not peer_of(ctx).is_host)])
 
     async def call_tool(self, ctx: Context, params: CallToolRequestParams) -> CallToolResult | InputRequiredResult:
         peer = peer_of(ctx)
@@ -161,11 +164,13 @@ class _Handlers:
 
     async def list_resources(self, ctx: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
         own = [resource for provider in self._own.providers for resource in provider.list()]
-        return ListResourcesResult(resources=[*own, *await self._passing.resources()])
+        passed = await self._passing.resources(from_hosts=not peer_of(ctx).is_host)
+        return ListResourcesResult(resources=[*own, *passed])
 
     async def list_templates(self, ctx: Context, params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
         own = [template for provider in self._own.providers for template in provider.templates()]
-        return ListResourceTemplatesResult(resource_templates=[*own, *await self._passing.templates()])
+        passed = await self._passing.templates(from_hosts=not peer_of(ctx).is_host)
+        return ListResourceTemplatesResult(resource_templates=[*own, *passed])
 
     async def read_resource(
         self, ctx: Context, params: ReadResourceRequestParams
@@ -179,10 +184,12 @@ class _Handlers:
 
     async def subscribe(self, ctx: Context, params: SubscribeRequestParams) -> EmptyResult:
         peer_of(ctx).watched.add(str(params.uri))
+        self._face.heed()
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
         peer_of(ctx).watched.discard(str(params.uri))
+        self._face.heed()
         return EmptyResult()
 
     async def listen(self, ctx: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
@@ -191,7 +198,7 @@ class _Handlers:
     # Prompts, and the rest
 
     async def list_prompts(self, ctx: Context, params: PaginatedRequestParams | None) -> ListPromptsResult:
-        return ListPromptsResult(prompts=await self._passing.prompts())
+        return ListPromptsResult(prompts=await self._passing.prompts(from_hosts=not peer_of(ctx).is_host))
 
     async def get_prompt(self, ctx: Context, params: GetPromptRequestParams) -> GetPromptResult | InputRequiredResult:
         try:
