@@ -337,7 +337,7 @@ def test_text_that_is_no_event_is_refused_as_such(text: bytes) -> None:
 def test_a_uuid7_says_its_version_variant_and_millisecond(milliseconds: int, random: bytes) -> None:
     with (
         patch("eventhost.event.time.time_ns", return_value=milliseconds * 1_000_000 + 999_999),
-        patch("eventhost.event.os.urandom", return_value=random),
+        patch("eventhost.event._random_bits", return_value=int.from_bytes(random, "big")),
     ):
         text = uuid7()
     value = uuid.UUID(text)

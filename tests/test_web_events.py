@@ -24,7 +24,8 @@ from eventhost.exchange.http import BATCHED, STRUCTURED, read_binary
 from eventhost.web import history, publishing
 from eventhost.web.app import create_app
 from eventhost.web.history import following
-from eventhost.web.idempotency import KEPT_S, Done, Idempotency, OtherRequest
+from eventhost.web.idempotency import KEPT_S, Done, Idempotency, OtherRequest, digest
+from eventhost.web.server import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -554,3 +555,36 @@ async def test_publishing_asks_for_its_scope(environment: ServerEnvironment) -> 
     async with client(environment, Caller("reader", "key", frozenset({Access.READ}))) as http:
         assert (await http.post("/events", json={"type": "a"})).status_code == 403
         assert (await http.get("/events/1")).status_code == 404
+
+
+# Over a socket, past whoever guards it
+
+
+async def test_every_form_is_let_in(tmp_path: Path) -> None:
+    async with (
+        host(tmp_path) as environment,
+        serving(environment) as listening,
+        httpx2.AsyncClient(base_url=listening.url) as http,
+    ):
+        plain = await http.post("/events", json={"type": "a"})
+        structured = await http.post("/events", content=json.dumps(CLOUD_EVENT), headers={"content-type": STRUCTURED})
+        batch = await http.post("/events", content=json.dumps([CLOUD_EVENT]), headers={"content-type": BATCHED})
+        binary = await http.post("/events", content=b"open", headers={**BINARY, "content-type": "text/plain"})
+        bare = await http.post("/events", headers=BINARY)
+        other = await http.post("/events", content=b"a=b", headers={"content-type": "text/plain"})
+        large = await http.post("/events", json=[{"type": "a", "payload": {"text": "x" * 500_000}}] * 5)
+    assert [each.status_code for each in (plain, structured, batch, binary, bare, large)] == [201] * 6
+    assert other.status_code == 415
+
+
+async def test_a_key_of_a_killed_host_is_known_by_the_next(tmp_path: Path) -> None:
+    """The events are committed, their sender never heard of it."""
+    body = b'{"type":"a"}'
+    async with host(tmp_path, "sqlite") as environment:
+        mark = f"{digest(b'', b'k')}.{digest(body, b'content-type', b'application/json')}"
+        await environment.publish_events([_raw({"type": "a", "id": "first"})], metadata={IDEMPOTENCY: mark})
+    async with host(tmp_path, "sqlite") as environment, client(environment) as http:
+        headers = {"content-type": "application/json", "idempotency-key": "k"}
+        answer = await http.post("/events", content=body, headers=headers)
+        assert answer.json() == {"id": "first", "seq": 1}
+        assert [event.id for event in await held(environment)] == ["first"]

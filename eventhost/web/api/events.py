@@ -165,7 +165,8 @@ class Events:
         "/events",
         Access.PUBLISH,
         status=201,
-        takes={"application/json": NewEvent | NewEvents, STRUCTURED: CloudEvent, BATCHED: CloudEvents},
+        # Any other body is taken with the headers of a CloudEvent in binary mode, and refused by `read_events` without.
+        takes={"application/json": NewEvent | NewEvents, STRUCTURED: CloudEvent, BATCHED: CloudEvents, "*/*": bytes},
         answers={"application/json": Published | PublishedBatch},
         errors=(422,),
     )
