@@ -20,7 +20,7 @@ from eventhost.bus import EnvEventBus
 from eventhost.config.model import HttpConfig
 from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize
 from eventhost.journal import MemoryJournal
-from eventhost.serve import Peer
+from eventhost.serve import McpFace, Peer
 from eventhost.web import app as web_app
 from eventhost.web.sessions import Sessions
 
@@ -33,11 +33,12 @@ LIMIT_S = 20
 """Never reached unless something is broken."""
 
 
-class FakeFace:
+class FakeFace(McpFace):
     """Answers `echo` with its parameters, `wait` once it may, and `break` by failing."""
 
     def __init__(self, environment: Any) -> None:
-        self.peers: list[Peer] = []
+        super().__init__(environment)
+        self.seen: list[Peer] = []
         self.may_answer = anyio.Event()
         self.ended: list[Peer] = []
 
@@ -49,8 +50,8 @@ class FakeFace:
         yield
 
     async def answer(self, message: Mapping[str, Any], peer: Peer) -> dict[str, Any] | None:
-        if peer not in self.peers:
-            self.peers.append(peer)
+        if peer not in self.seen:
+            self.seen.append(peer)
 
             async def ended() -> None:
                 self.ended.append(peer)

@@ -230,7 +230,7 @@ async def test_what_the_host_has_to_tell_comes_as_a_notification(host: Served) -
     async with host.sse("s") as stream:
         await stream.read()
         await send(host, "s", request("echo"))
-        await host.face.peers[0].notify("notifications/tools/list_changed", {})
+        await host.face.seen[0].notify("notifications/tools/list_changed", {})
         message = (await stream.read())["data"]
     assert message["type"] == "notification"
     assert message["content"] == {"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {}}
@@ -240,7 +240,7 @@ async def test_of_what_finds_no_room_events_wait_and_the_rest_is_told_to_be_miss
     async with host.sse("s") as stream:
         await stream.read()
         await send(host, "s", request("echo"))
-        notify = host.face.peers[0].notify
+        notify = host.face.seen[0].notify
         stream.stop_reading()
         for number in range(300):
             await notify("notifications/resources/updated", {"number": number})
@@ -332,7 +332,7 @@ async def test_all_sessions_end_with_the_host(host: Served) -> None:
             await stream.read()
             await socket.read()
             await send(host, "s", request("echo"))
-        assert host.face.ended == host.face.peers
+        assert host.face.ended == host.face.seen
         assert (await stream.read())["data"]["reason"] == "the host is stopping"
         assert (await socket.read())["event"] == "closed"
         assert (await socket.read())["code"] == 1001
@@ -417,7 +417,7 @@ async def test_two_connections_that_come_at_once_are_of_one_session(
     async with host.sse("old") as stream:
         await stream.read()
         await send(host, "old", request("echo"))
-        host.face.peers[0].at_end(may_end.wait)
+        host.face.seen[0].at_end(may_end.wait)
     async with host.sse("new") as first, host.ws("new") as second:
         await until(lambda: len(host.sessions.seen_by(ADMIN)) == 1 and host.sessions.seen_by(ADMIN)[0].id == "new")
         may_end.set()
@@ -437,7 +437,7 @@ async def test_what_waits_for_room_in_a_session_that_ends_goes_on(host: Served) 
     async with host.sse("s") as stream:
         await stream.read()
         await send(host, "s", request("echo"))
-        notify = host.face.peers[0].notify
+        notify = host.face.seen[0].notify
         stream.stop_reading()
         for number in range(256):
             await notify("notifications/resources/updated", {"number": number})
@@ -478,7 +478,7 @@ async def test_what_is_asked_takes_the_scope_for_it(host: Served) -> None:
         async with host.client(ANN) as http:
             answer = await http.post("/sessions/broadcast", json={"event": "news", "data": {}})
             assert answer.status_code == 403
-    assert host.face.peers == []
+    assert host.face.seen == []
 
 
 async def test_a_key_that_may_do_less_now_cannot_do_more_through_its_old_session(host: Served) -> None:
@@ -489,8 +489,8 @@ async def test_a_key_that_may_do_less_now_cannot_do_more_through_its_old_session
     async with host.sse("s", weaker) as stream:
         await stream.read()
         await send(host, "s", request("echo"), ADMIN)
-    assert [peer.caller for peer in host.face.peers] == [ANN, weaker]
-    assert host.face.ended == host.face.peers[:1]
+    assert [peer.caller for peer in host.face.seen] == [ANN, weaker]
+    assert host.face.ended == host.face.seen[:1]
 
 
 # The list, and the broadcast
@@ -589,10 +589,10 @@ async def test_what_was_asked_over_a_socket_that_broke_is_answered_on_the_next(h
             async with first:
                 await first.read()
                 first.say(request("wait", 1))
-                await until(lambda: host.face.peers)
+                await until(lambda: host.face.seen)
 
         tasks.start_soon(ask_and_leave)
-        await until(lambda: host.face.peers and host.sessions.find("w", ADMIN).line is None)
+        await until(lambda: host.face.seen and host.sessions.find("w", ADMIN).line is None)
         async with host.ws("w") as second:
             await second.read()
             host.face.may_answer.set()

@@ -60,7 +60,7 @@ class SessionStream:
             finally:
                 self._open_streams.discard(line.scope)
         if line.stalled:
-            abort(scope)
+            abort(self._session, scope)
         elif not line.left:
             with anyio.move_on_after(_LAST_WORD_S):
                 await begin()  # another connection may have come in between

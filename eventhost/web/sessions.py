@@ -351,8 +351,9 @@ class Sessions:
             await session.aclose(reason)
 
 
-def abort(scope: Scope) -> None:
+def abort(session: Session, scope: Scope) -> None:
     """Cut the connection of a client that does not read, as far as the server lets us."""
+    log.info("session_cut", session=session.id, reason="its client did not read")
     cut = scope.get("state", {}).get("abort")
     if cut is not None:
         cut()

@@ -58,7 +58,7 @@ class SessionSocket:
                 finally:
                     self._open_streams.discard(line.scope)
             if line.stalled:
-                abort(scope)
+                abort(self._session, scope)
             elif not line.left:
                 await _close(line, accept, send)
 
