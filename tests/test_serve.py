@@ -13,6 +13,7 @@ from typing import Any, cast
 import anyio
 import httpx2
 import pytest
+import structlog
 from mcp import Client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp_types import (
@@ -429,6 +430,26 @@ async def test_who_may_only_read_calls_nothing_that_acts(host: Hosting) -> None:
             assert refused["message"] == f"{name} asks for the scope publish; the key 'bob' has read"
             assert not (await writer.result("tools/call", name=name)).get("isError")
         assert "asks for the scope read" in (await nobody.error("tools/list"))["message"]
+
+
+async def test_who_called_what_with_which_result_is_told_and_with_what_is_not(host: Hosting) -> None:
+    await shop(host)
+    async with facing(host) as face:
+        session = Session(face, Caller("bob", "key", frozenset({Access.READ, Access.PUBLISH})))
+        with structlog.testing.capture_logs() as logs:
+            await session.result("tools/call", name="shop__add", arguments={"title": "a secret"})
+            await session.result("tools/call", name="shop__fail")
+            await session.error("tools/call", name="shop__refuse")
+            await session.result("resources/read", uri="shop://list")
+    told = [entry for entry in logs if entry["event"] == "mcp_request"]
+    assert [(entry["method"], entry["name"], entry["result"]) for entry in told] == [
+        ("tools/call", "shop__add", "ok"),
+        ("tools/call", "shop__fail", "failed"),
+        ("tools/call", "shop__refuse", -32000),
+        ("resources/read", "shop://list", "ok"),
+    ]
+    assert {(entry["caller"], entry["how"], entry["log_level"]) for entry in told} == {("bob", "key", "info")}
+    assert "a secret" not in repr(logs)
 
 
 async def test_subscribers_of_a_resource_are_told_and_no_others(host: Hosting) -> None:

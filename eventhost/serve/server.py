@@ -43,6 +43,7 @@ from eventhost.access import Access
 from eventhost.errors import EventhostError, NotFound
 from eventhost.relay import HOST_NAME, HOST_NAMES
 from eventhost.serve.asking import Asking
+from eventhost.serve.audit import audited
 from eventhost.serve.http import sender
 from eventhost.serve.peer import Peer
 
@@ -56,6 +57,11 @@ RESOURCE_NOT_FOUND: Final = -32002
 
 PEER: Final = "eventhost.peer"
 """Under this name the state of a connection holds its peer."""
+
+_INSTRUCTIONS: Final = (
+    "Tools and prompts that are named server__name belong to the MCP servers behind this host. What has no server's "
+    "name in front is the host's own, and is about events: to look at them, to wait for them, to publish them."
+)
 
 _CACHEABLE: Final = (
     "prompts/list",
@@ -75,6 +81,7 @@ def make_server(face: McpFace) -> Server[Any]:
         version=__version__,
         title="eventhost",
         description="Event sources, and the tools, resources and prompts of the MCP servers behind this host.",
+        instructions=_INSTRUCTIONS,
         # What is listed depends on who asks, and on which servers are up.
         cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in _CACHEABLE},
         get_tool_input_schema=face.passing.schema,
@@ -140,11 +147,14 @@ class _Handlers:
         peer.told_of_changes = peer.notify is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS
         client = ctx.session.client_params
         peer.is_host = client is not None and client.client_info.name in HOST_NAMES
-        _allow(peer, Access.READ, ctx.method)
-        try:
-            return await call_next(ctx)
-        except EventhostError as error:
-            raise MCPError(INTERNAL_ERROR, str(error)) from error
+        with audited(ctx.method, ctx.params, peer) as request:
+            _allow(peer, Access.READ, ctx.method)
+            try:
+                result = await call_next(ctx)
+            except EventhostError as error:
+                raise MCPError(INTERNAL_ERROR, str(error)) from error
+            request.ended_in(result)
+            return result
 
     # Tools
 
