@@ -38,6 +38,7 @@ Where events are published the body may hold many, and `http.maxBody` goes befor
 _BOTH_WAYS = frozenset(("/mcp/lines",))
 """Requests whose body goes on for as long as the answer does."""
 
+_REFUSED = frozenset((401, 403, 429))
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _UNLIMITED = HttpConfig(rate_limit=RateLimit(enabled=False), access_log=False)
 _OWNER = Admitted(OWNER)
@@ -90,7 +91,7 @@ class Guard:
         finally:
             self._visits.discard(visit)
             self._requests[visit.status] += 1
-            if self._http.access_log and not _is_about_health(scope["path"]):
+            if self._http.access_log and (visit.status in _REFUSED or not _is_about_health(scope["path"])):
                 visit.tell("http_request")
 
     def overdue(self) -> list[Visit]:
