@@ -75,6 +75,9 @@ class FakeEnvironment:
             raise NotFound(f"no source is called {name!r}; there is: door")
         return self.door
 
+    def source_config(self, name: str) -> None:
+        return None
+
     async def start_source(self, name: str) -> None:
         self.source_status(name)
         self.door = replace(self.door, status=EventSourceStatus.RUNNING)

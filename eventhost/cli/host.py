@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eventhost.cli.show import JsonOption, duration, print_json, print_rows, printable
+from eventhost.cli.show import JsonOption, duration, print_json, print_rows, printable, size
 from eventhost.cli.target import EnvOption, connect, folder
 from eventhost.errors import Problem
 
@@ -41,10 +41,11 @@ def run(
 
 @app.command(rich_help_panel=_PANEL)
 def status(as_json: JsonOption = False, env: EnvOption = None) -> None:
-    """How the host fares: sources by state, rules, events held."""
-    answer = connect(env).get("/status")
+    """How the host fares: what is wrong, sources by state, rules, events held."""
+    host = connect(env)
+    answer, health = host.get("/status"), host.get("/health/detailed")
     if as_json:
-        print_json(answer)
+        print_json({**answer, "health": {name: health[name] for name in ("status", "reasons")}})
         return
     journal = answer["bus"]["journal"]
     sources = ", ".join(f"{count} {state}" for state, count in sorted(answer["sources"].items())) or "none"
@@ -56,10 +57,13 @@ def status(as_json: JsonOption = False, env: EnvOption = None) -> None:
     rows = [
         ("environment", f"{answer['id']} ({answer['root']})" if answer["id"] else answer["root"]),
         ("host", f"eventhost {answer['version']}, pid {answer['pid']}, up {duration(answer['uptime_s'])}"),
+        ("health", health["status"]),
+        *(("", reason) for reason in health["reasons"]),
         ("sources", sources),
         ("rules", f"{len(rules)}; {matched} matches, {failed} failed"),
         ("events", f"{journal['head']} accepted, {held} held ({journal['kind']})"),
         ("dead letters", f"{letters['held']} held{gone}"),
+        ("disk", f"{size(health['journal']['size'])} journal, {size(health['disk']['free'])} free"),
     ]
     print_rows(("", ""), rows)
 

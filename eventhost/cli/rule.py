@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from eventhost.rules.trial import Trial
 
 app = typer.Typer(no_args_is_help=True, help="See rules, try them on an event, run their tests.")
+
+RuleName = Annotated[str, typer.Argument(metavar="NAME", help="The rule's name.")]
 
 FEW = 20
 """With no more rules than these, each is told about; with more, those that do not match are counted."""
@@ -87,6 +90,23 @@ def _from_files(root: Path, glob: str) -> dict[str, Any]:
         ],
         "broken": {file: [problem._asdict() for problem in problems] for file, problems in rules.broken.items()},
     }
+
+
+@app.command()
+def enable(name: RuleName, env: EnvOption = None) -> None:
+    """Enable a rule for good, whatever its file says; it starts from now."""
+    _switch(name, "enable", env)
+
+
+@app.command()
+def disable(name: RuleName, env: EnvOption = None) -> None:
+    """Disable a rule for good, whatever its file says; what it still owes is forgotten."""
+    _switch(name, "disable", env)
+
+
+def _switch(name: str, verb: str, env: str | None) -> None:
+    rule = connect(env).post(f"/rules/{quote(name, safe='')}/{verb}")
+    print_rows(("name", "state"), [(rule["name"], rule["state"])])
 
 
 @app.command("test")

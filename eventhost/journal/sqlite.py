@@ -187,9 +187,8 @@ class SqliteJournal:
             last_seq = found[-1].seq
 
     def statistics(self) -> JournalStatistics:
-        return JournalStatistics(
-            "sqlite", self._first, self._head, self._first - 1, self._writer.stalled, self._failure, self._writer.commits
-        )
+        writer, first = self._writer, self._first
+        return JournalStatistics("sqlite", first, self._head, first - 1, writer.stalled, self._failure, writer.commits)
 
     async def aclose(self) -> None:
         if self._closed:
