@@ -55,6 +55,7 @@ from eventhost.journal import Change, DeadLetter, Entry, Journal, Loss, MemoryJo
 from eventhost.journal.file import JournalFile, Recorded
 from eventhost.journal.retention import Limits
 from eventhost.message import Message, normalize_and_tell
+from eventhost.relay import host_id
 from eventhost.rules import (
     USER_QUERY,
     Emitted,
@@ -137,6 +138,10 @@ class ServerEnvironment:
         self._stack = AsyncExitStack()
         # What needs the journal is made once that is open.
         self.bus: EnvEventBus
+        self.host_id: str
+        """By which other hosts know this environment's."""
+        self.journal_id: str
+        """Another one when the numbers of events begin anew, as those of a journal in memory do."""
         self._sources: EventMcpManager
         self._rules: RuleEngine
         self._retention: Retention
@@ -167,14 +172,16 @@ class ServerEnvironment:
         (self.root / "var").mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._pool)
+            self.host_id = host_id(self.root)
             journal, loss = await self._open_journal()
+            self.journal_id = uuid7() if self.config.journal.type == "memory" else ""
             stack.push_async_callback(journal.aclose)
             last = await journal.read(journal.head - 1, 1) if journal.crashed else ()
             gaps = Gaps(self._say)
             self.bus = await stack.enter_async_context(EnvEventBus(journal, gaps.tell))
             tracing = Tracing(self.config.journal.trace)
             self._record = None if tracing is Tracing.OFF else partial(record, journal)
-            self._sources = EventMcpManager(self._pool, self.bus.publish_batch, self._record)
+            self._sources = EventMcpManager(self._pool, self.bus.publish_batch, self._record, host=self.host_id)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self._announce)

@@ -27,12 +27,13 @@ from eventhost.connections.sourcelog import SourceLog
 from eventhost.connections.streams import Streams
 from eventhost.connections.waiting import first_of
 from eventhost.errors import ConnectionLost, EventhostError, cause_of
+from eventhost.relay import HOST_NAME
 from eventhost.wire import SERVER_CONFIG_VARIABLE, STATE_DIR_VARIABLE
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """The variables of the host's own environment that every child gets; none of them holds a secret."""
 
-CLIENT_NAME = "eventhost"
+CLIENT_NAME = HOST_NAME
 """What the host calls itself where it takes events, and says which of them it has accepted."""
 
 MOST_PAGES = 100
@@ -82,6 +83,8 @@ class Link:
     capabilities: ServerCapabilities
     pid: int | None
     _ending: _Ending
+    is_host: bool = False
+    """Whether the server is another eventhost."""
 
     @property
     def ended(self) -> anyio.Event:
@@ -139,7 +142,8 @@ async def open_link(
             if config.protocol is Protocol.MODERN and client.protocol_version not in MODERN_PROTOCOL_VERSIONS:
                 raise ConnectionLost(f'speaks MCP {client.protocol_version}; write "protocol": "legacy", or "auto"')
             pid = process.pid if process else None
-            yield Link(client, client.protocol_version, client.server_capabilities, pid, ending)
+            is_host = client.server_info is not None and client.server_info.name == HOST_NAME
+            yield Link(client, client.protocol_version, client.server_capabilities, pid, ending, is_host)
     except Exception as error:
         raise _plain(error, ending.reason) from error
 

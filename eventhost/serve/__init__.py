@@ -21,8 +21,9 @@ it: each value's `aclose()` is awaited then. What has to run meanwhile is starte
 needs to look for changes that interest nobody.
 """
 
+from eventhost.serve.bus import BusTools
 from eventhost.serve.face import McpFace
 from eventhost.serve.own import OwnResources, OwnTool, ToolFailed
 from eventhost.serve.peer import Notify, Peer, Subscription
 
-__all__ = ["McpFace", "Notify", "OwnResources", "OwnTool", "Peer", "Subscription", "ToolFailed"]
+__all__ = ["BusTools", "McpFace", "Notify", "OwnResources", "OwnTool", "Peer", "Subscription", "ToolFailed"]

@@ -42,6 +42,8 @@ class Peer:
         """URIs of the resources whose updates it wants to be told of."""
         self.told_of_changes = notify is not None
         """Whether changes of lists and resources may be sent outside a `subscriptions/listen` stream."""
+        self.is_host = False
+        """Whether it is another eventhost: it is not offered what this one has from others, lest that go in circles."""
         self.log_level: LoggingLevel | None = None
         """From which level on it wants to hear what the tool servers log."""
         self._at_end: list[Callable[[], Awaitable[None]]] = []

@@ -29,6 +29,7 @@ from eventhost.sources.poll import offers_polling, poll
 from eventhost.sources.raw import Record
 from eventhost.sources.resources import ResourceWatch
 from eventhost.sources.status import Refused, SourceStatus
+from eventhost.sources.upstream import EVERYTHING, Upstream, subscribe
 from eventhost.wire import ACK
 
 log = structlog.get_logger()
@@ -54,10 +55,13 @@ class EventMcpClient:
         publish: Publish,
         window: DuplicateWindow,
         record: Record | None = None,
+        *,
+        host: str = "",
     ) -> None:
         """`window` knows the events that were taken from this source before, by another host perhaps.
 
-        `record` is handed the raw messages that are to be recorded, if any are.
+        `record` is handed the raw messages that are to be recorded, if any are. `host` is by what other hosts know
+        this one.
         """
         self.config = config
         self.problem: str | None = None
@@ -70,6 +74,8 @@ class EventMcpClient:
         self._refused: deque[Refused] = deque(maxlen=_REFUSED)
         self._acknowledger: Acknowledger | None = Acknowledger()
         self._resources: ResourceWatch | None = None
+        self._host = host
+        self._upstream: Upstream | None = None
         self._polling = False
         self._pushed = False
         self._use(config)
@@ -99,6 +105,8 @@ class EventMcpClient:
     async def disconnect(self) -> None:
         """Stop the source; what it said until its end is published before this returns."""
         await self.connection.stop()
+        if self._upstream is not None:
+            self._upstream.save()
 
     async def reconfigure(self, config: SourceConfig) -> bool:
         """Go over to a new configuration; false when it does not come up and the old one was started again."""
@@ -135,7 +143,7 @@ class EventMcpClient:
             received=self.received,
             published=self.published,
             rejected=self.rejected,
-            deduplicated=self.deduplicated,
+            deduplicated=self.deduplicated + (self._upstream.returned if self._upstream is not None else 0),
             restarts=connection.restarts,
             last_error=self.problem or connection.last_error,
             last_event_at=self.last_event_at,
@@ -149,7 +157,10 @@ class EventMcpClient:
     async def accept(self, batch: Batch) -> None:
         """Normalize, leave out duplicates, publish, and acknowledge to a source that asked for it."""
         self._pushed = True
-        await self._take(batch)
+        if self._upstream is not None:
+            await self._upstream.accept(batch)
+        else:
+            await self._take(batch)
 
     def reject(self, reason: str, event: Received | None = None) -> None:
         """Count and show what cannot be accepted."""
@@ -190,9 +201,13 @@ class EventMcpClient:
     async def _serve(self, link: Link) -> None:
         self._pushed = self._polling = False
         wanted = self.config.server.resources
+        self._upstream = self._upstream_of(link)
         try:
             async with anyio.create_task_group() as tasks:
-                if ACK not in (link.capabilities.experimental or {}):
+                if self._upstream is not None:
+                    self._acknowledger = None
+                    tasks.start_soon(self._upstream.run, link, self.config.poll_interval_s)
+                elif ACK not in (link.capabilities.experimental or {}):
                     self._acknowledger = None
                     tasks.start_soon(self._poll, link)
                 elif self._acknowledger is not None:
@@ -206,7 +221,21 @@ class EventMcpClient:
         finally:
             self._acknowledger, self._resources = Acknowledger(), None
 
+    def _upstream_of(self, link: Link) -> Upstream | None:
+        """What takes the events of another host; it knows from one link to the next how far it has come."""
+        globs = self.config.subscribe if self.config.subscribe is not None else EVERYTHING
+        if not (link.is_host and globs):
+            return None
+        if self._upstream is not None:
+            return self._upstream
+        file = self._pool.surroundings.root / "var" / "upstream" / f"{self.config.name}.json"
+        return Upstream(file, self._host, globs, self._take, self.reject)
+
     async def _poll(self, link: Link) -> None:
+        if self.config.subscribe and not link.is_host:
+            await subscribe(link, self.config.subscribe, self.reject)
+        elif link.is_host:
+            return  # what it has pending is for who has subscribed
         self._polling = await offers_polling(link)
         if not self._polling:
             return
@@ -214,10 +243,12 @@ class EventMcpClient:
         self._polling = False
 
     def _way_in(self) -> str:
-        return ("poll" if self._polling else "push") + ("+resources" if self._resources else "")
+        polling = self._polling if self._upstream is None else not self._upstream.pushes
+        return ("poll" if polling else "push") + ("+resources" if self._resources else "")
 
     def _use(self, config: SourceConfig) -> None:
         self.config = config
+        self._upstream = None
         self._profile = SourceProfile(config.name, config.event_types, config.metadata)
         self.connection: Connection = self._pool.add(
             config.server, receiver=self, serve=self._serve, source_log=self._log

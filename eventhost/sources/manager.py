@@ -18,9 +18,12 @@ from eventhost.sources.status import SourceStatus
 class EventMcpManager:
     """Holds an `EventMcpClient` for each source, by name."""
 
-    def __init__(self, pool: ConnectionPool, publish: Publish, record: Record | None = None) -> None:
-        """`record` is handed the raw messages that are to be recorded, if any are."""
-        self._pool, self._publish, self._record = pool, publish, record
+    def __init__(self, pool: ConnectionPool, publish: Publish, record: Record | None = None, *, host: str = "") -> None:
+        """`record` is handed the raw messages that are to be recorded, if any are.
+
+        `host` is by what other hosts know this one.
+        """
+        self._pool, self._publish, self._record, self._host = pool, publish, record, host
         self.windows = DuplicateWindows()
         """What the sources said lately; to be told, before they start, what a host before this one took from them."""
         self._clients: dict[str, EventMcpClient] = {}
@@ -28,7 +31,7 @@ class EventMcpManager:
     def add(self, config: SourceConfig) -> EventMcpClient:
         """Take in a source, without starting it."""
         client = self._clients[config.name] = EventMcpClient(
-            config, self._pool, self._publish, self.windows.of(config.name), self._record
+            config, self._pool, self._publish, self.windows.of(config.name), self._record, host=self._host
         )
         return client
 

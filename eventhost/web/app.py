@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
 from eventhost.errors import BusClosed, ConfigError, EventRejected, NotFound
-from eventhost.serve import McpFace
+from eventhost.serve import BusTools, McpFace
 from eventhost.web.answers import ErrorCode, error_answer
 from eventhost.web.api.auth import Auth
 from eventhost.web.api.dead_letters import DeadLetters
@@ -57,6 +57,7 @@ def create_app(
     streams = OpenStreams() if open_streams is None else open_streams
     broadcast = Broadcast(environment.bus, environment.config.http.heartbeat_s)
     face = McpFace(environment)
+    bus_tools = BusTools(face)
     sessions = Sessions(face, environment.config.http)
     entry = SessionEntry(environment, sessions, broadcast, streams)
     traffic = Traffic(sessions, broadcast, streams)
@@ -81,7 +82,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with face.running(), sessions.running():
+        async with face.running(), bus_tools.running(), sessions.running():
             yield
 
     own = endpoints([Description(described), McpEndpoint(face, streams)])
