@@ -22,9 +22,13 @@ from eventhost.event import EnvEvent
 from eventhost.exchange import to_cloudevent
 from eventhost.exchange.http import BATCHED, STRUCTURED, read_binary
 from eventhost.web import history, publishing
+from eventhost.web.api.events import Events
 from eventhost.web.app import create_app
+from eventhost.web.broadcast import Broadcast
+from eventhost.web.endpoint import endpoints
 from eventhost.web.history import following
 from eventhost.web.idempotency import KEPT_S, Done, Idempotency, OtherRequest, digest
+from eventhost.web.openapi import document
 from eventhost.web.server import serving
 
 pytestmark = pytest.mark.anyio
@@ -325,6 +329,14 @@ async def test_another_kind_of_body_is_not_taken(environment: ServerEnvironment)
 def test_of_a_binary_event_without_time_the_time_is_now() -> None:
     headers = [(name.encode(), value.encode()) for name, value in BINARY.items()]
     assert read_binary(headers, b"", now_ms=42).timestamp == 42
+
+
+async def test_all_forms_are_described(environment: ServerEnvironment) -> None:
+    group = Events(environment, set(), Broadcast(environment.bus, 30))
+    paths = document(endpoints([group]))["paths"]
+    assert paths["/events"]["post"]["requestBody"]["content"].keys() == {"application/json", STRUCTURED, BATCHED, "*/*"}
+    names = {parameter["name"] for parameter in paths["/events"]["get"]["parameters"]}
+    assert names == {"type", "match", "since", "from", "to", "cursor", "limit"}
 
 
 # Idempotency-Key

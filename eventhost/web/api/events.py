@@ -95,15 +95,17 @@ NewEvents = Annotated[list[NewEvent], msgspec.Meta(min_length=1, max_length=MAX_
 CloudEvents = Annotated[list[CloudEvent], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
 
 
-class Published(msgspec.Struct, frozen=True):
+class PublishedEvent(msgspec.Struct, frozen=True):
     id: str
     seq: int
 
 
-class PublishedBatch(msgspec.Struct, frozen=True):
-    """In the order in which they were sent."""
+class Published(msgspec.Struct, frozen=True):
+    """`id` and `seq` of the event; of a list the `events`, in the order in which they were sent."""
 
-    events: list[Published]
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    seq: int | msgspec.UnsetType = msgspec.UNSET
+    events: list[PublishedEvent] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -167,7 +169,7 @@ class Events:
         status=201,
         # Any other body is taken with the headers of a CloudEvent in binary mode, and refused by `read_events` without.
         takes={"application/json": NewEvent | NewEvents, STRUCTURED: CloudEvent, BATCHED: CloudEvents, "*/*": bytes},
-        answers={"application/json": Published | PublishedBatch},
+        answers={"application/json": Published},
         errors=(422,),
     )
     async def publish(self, request: Request) -> Response:
@@ -179,8 +181,8 @@ class Events:
         except NotJson as error:
             return error_answer(400, ErrorCode.PARSE_ERROR, str(error))
         done, fresh = await self._publisher.publish(request, incoming, body)
-        published = [Published(each, done.seq + place) for place, each in enumerate(done.ids)]
-        answer = json_answer(PublishedBatch(published) if incoming.listed else published[0], 201)
+        published = [PublishedEvent(each, done.seq + place) for place, each in enumerate(done.ids)]
+        answer = json_answer(Published(events=published) if incoming.listed else published[0], 201)
         if not fresh:
             answer.headers["idempotent-replayed"] = "true"
         return answer
