@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import structlog
 from mcp import Client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp_types import (
+    ElicitResult,
     ReadResourceResult,
     Resource,
     ResourceTemplate,
@@ -28,6 +30,7 @@ from mcp_types import (
 from eventhost.access import EVERYTHING, NOBODY, OWNER, Access, Caller
 from eventhost.config import Protocol, ServerKind
 from eventhost.serve import McpFace, OwnTool, Peer, ToolFailed
+from eventhost.serve import face as face_room
 from eventhost.tools import McpManager
 from eventhost.web.server import Listening, serving
 from tests.hosting import LIMIT_S, Hosting, hosting, until
@@ -47,6 +50,11 @@ TOOLS["grow"] = grow
 def refuse(): raise LookupError("nothing here")
 TOOLS["refuse"] = refuse
 TOOLS["hang"] = lambda: None
+given_up = []
+def heard(message):
+    if message.get("method") == "notifications/cancelled":
+        given_up.append(message["params"]["requestId"])
+TOOLS["given_up"] = lambda: text(given_up)
 def shout():
     for level in ("debug", "warning"):
         say(method="notifications/message", params={"level": level, "data": {"said": level}})
@@ -75,7 +83,7 @@ methods["completion/complete"] = lambda params: {"completion": {"values": [param
 INFO = {"name": "test", "version": "1"}
 
 
-NAMES = [f"shop__{name}" for name in ("add", "fail", "grow", "refuse", "hang", "shout", "count")]
+NAMES = [f"shop__{name}" for name in ("add", "fail", "grow", "refuse", "hang", "given_up", "shout", "count")]
 
 
 class Session:
@@ -221,7 +229,7 @@ async def test_a_modern_message_is_answered_as_its_era_has_it(host: Hosting) -> 
     assert (missing["code"], incomplete["code"]) == (-32602, -32602)
 
 
-async def test_a_call_that_is_given_up_has_no_response(host: Hosting) -> None:
+async def test_a_call_that_is_given_up_has_no_response_and_its_server_is_told(host: Hosting) -> None:
     await shop(host)
     responses: list[dict[str, Any] | None] = []
     async with facing(host) as face:
@@ -237,7 +245,10 @@ async def test_a_call_that_is_given_up_has_no_response(host: Hosting) -> None:
             await until(lambda: host.pool.connections["shop"].link and face._exchanges._running)
             cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
             assert await face.answer(cancelled, session.peer) is None
-    assert responses == [None]
+        assert responses == [None]
+        with anyio.fail_after(LIMIT_S):
+            while (await session.result("tools/call", name="shop__given_up"))["content"][0]["text"] == "[]":
+                await anyio.sleep(0.003)
 
 
 async def test_progress_is_passed_on_to_whom_it_is_for(host: Hosting) -> None:
@@ -274,6 +285,30 @@ async def test_sessions_are_told_when_lists_change_and_when_servers_come_and_go(
         await other.result("ping")
         await until(lambda: ("notifications/tools/list_changed", {}) in other.told)
     assert session.told == []
+
+
+async def test_a_session_that_cannot_be_told_is_left_out_until_it_is_heard_of_again(
+    host: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face_room, "_TELL_S", 0.01)
+    async with facing(host) as face:
+        session, stuck, broken = Session(face), Session(face), Session(face)
+
+        async def never(method: str, params: dict[str, Any]) -> None:
+            await anyio.sleep_forever()
+
+        async def fail(method: str, params: dict[str, Any]) -> None:
+            raise OSError("gone")
+
+        stuck.peer.notify, broken.peer.notify = never, fail
+        for each in (session, stuck, broken):
+            await each.result("ping")
+        with anyio.fail_after(LIMIT_S):
+            await face.lists_changed("tools")
+        assert told_of(session) == ["notifications/tools/list_changed"]
+        assert [each.peer.told_of_changes for each in (session, stuck, broken)] == [True, False, False]
+        await stuck.result("ping")
+        assert stuck.peer.told_of_changes
 
 
 async def test_sessions_hear_what_tool_servers_log_from_the_level_on_that_they_ask_for(host: Hosting) -> None:
@@ -522,6 +557,29 @@ async def test_a_client_of_either_era_is_served_over_http(host: Hosting, mode: s
         called = await client.call_tool("shop__add", {"title": "milk"})
     assert tools == NAMES
     assert called.content[0].text == '{"added": "milk"}'
+
+
+async def conformance_server(host: Hosting) -> None:
+    shutil.copy(Path(__file__).parent / "conformance" / "tool_server.py", host.root / "asking_server.py")
+    config = host.server("asks", ServerKind.INPROCESS, module="asking_server:server", protocol=Protocol.AUTO)
+    host.tools.load_clients({config.name: config})
+    await until(lambda: host.pool.connections["asks"].link)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_tool_server_can_ask_its_caller_in_the_callers_era(host: Hosting, mode: str) -> None:
+    await conformance_server(host)
+
+    async def answer(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"name": "Ada"})
+
+    async with listening(host) as place:
+        async with Client(f"{place.url}/mcp", mode=mode, elicitation_callback=answer) as client:
+            result = await client.call_tool("asks__test_input_required_result_elicitation")
+            assert result.content[0].text == "Hello, Ada!"
+        async with Client(f"{place.url}/mcp", mode=mode) as client:
+            result = await client.call_tool("asks__test_input_required_result_capabilities")
+            assert result.content[0].text == "nothing, or enough, could be asked"
 
 
 async def test_changes_reach_a_session_of_the_handshake_era_on_its_stream(host: Hosting) -> None:

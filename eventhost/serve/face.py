@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -141,7 +141,7 @@ class McpFace:
         if not self._telling:
             self._telling = True
             for tell in (self._tell_changes, self._tell_logs, self._tell_updates):
-                self._tasks.start_soon(tell)
+                self._tasks.start_soon(_apart, tell)
         self._watching.want({uri for uri in self.watched() if not self.own.has(uri)}, self._tasks)
 
     async def _tell_updates(self) -> None:
@@ -166,15 +166,24 @@ class McpFace:
         async def tell(peer: Peer) -> None:
             assert peer.notify is not None
             try:
-                with anyio.move_on_after(_TELL_S):
+                with anyio.fail_after(_TELL_S):
                     await peer.notify(method, params)
             except Exception as error:
+                peer.told_of_changes = False  # until it is heard of again: others need not wait for it each time
                 log.debug("peer_not_told", peer=peer.id, method=method, error=repr(error))
 
         async with anyio.create_task_group() as tasks:
             for peer in self.peers:
                 if peer.told_of_changes and wants(peer):
                     tasks.start_soon(tell, peer)
+
+
+async def _apart(run: Callable[[], Awaitable[None]]) -> None:
+    """Run something whose failure is its own, and not the server's."""
+    try:
+        await run()
+    except Exception:
+        log.exception("mcp_changes_not_told")
 
 
 def _hears(level: str, peer: Peer) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 import anyio.abc
+import structlog
 from mcp import MCPError
 from mcp.client.subscriptions import SubscriptionLost
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -15,6 +16,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from eventhost.connections import NO_ANSWER, Link
 from eventhost.errors import ConnectionLost, NotFound
 from eventhost.tools import McpManager
+
+log = structlog.get_logger()
 
 AGAIN_S: Final = 5.0
 """How long to wait before a server is asked again that was not there, or ended the subscription."""
@@ -42,8 +45,12 @@ class Watching:
         with scope:
             while True:
                 # A server that cannot be asked now may be there later.
-                with suppress(NotFound, ConnectionLost, SubscriptionLost, *NO_ANSWER):
+                try:
                     await _stay_subscribed(await self._home(uri), uri)
+                except (NotFound, ConnectionLost, SubscriptionLost, *NO_ANSWER) as error:
+                    log.debug("resource_not_watched", uri=uri, error=str(error))
+                except Exception:
+                    log.exception("resource_not_watched", uri=uri)  # its own failure, and no other's
                 await anyio.sleep(AGAIN_S)
 
 
