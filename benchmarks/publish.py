@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from benchmarks.fanout import LIMIT_S, Server, Watchers, eventhost, under_uvicorn
 from benchmarks.hosting import CHILDREN, run_as_daemon
 from benchmarks.journal import folder, make_events
-from benchmarks.report import Aim, Report
+from benchmarks.report import Report
 from eventhost.journal import open_journal
 
 ROUNDS = 3
@@ -138,13 +138,4 @@ def run() -> Report:
             report.add(f"{way}_{load}_cpu_us", findings.cpu_us)
             report.add(f"{way}_{load}_p99_ms", findings.p99_ms)
         report.add(f"journal_{load}_appends_per_s", appended)
-    figures = report.figures
-    single = figures["eventhost_32_connections_1_events_requests_per_s"]
-    batches = figures["eventhost_32_connections_100_events_requests_per_s"]
-    answered = figures["answers_only_32_connections_1_events_requests_per_s"]
-    appended_batches = figures["journal_32_connections_100_events_appends_per_s"]
-    report.aims += [
-        Aim("single_of_answers_only_ratio", single / answered, 0.3),
-        Aim("batch_of_journal_alone_ratio", batches / appended_batches, 0.3),
-    ]
     return report
