@@ -59,7 +59,7 @@ class Auth:
         self._set_cookie(request, answer, "", 0)
         return answer
 
-    @post("/auth/ticket", Access.OPEN, errors=(401, 403))
+    @post("/auth/ticket", Access.OPEN, answers={"application/json": Ticket}, errors=(401, 403))
     async def ticket(self, request: Request) -> Ticket | Response:
         """A ticket that opens one stream or WebSocket within a minute as `?ticket=`, with the scopes of who asks."""
         if caller_of(request.scope) == NOBODY:

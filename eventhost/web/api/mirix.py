@@ -25,7 +25,7 @@ class MirixMessage(msgspec.Struct, frozen=True):
 
     content: Annotated[str, msgspec.Meta(min_length=1)]
     type: str = "user_message"
-    session_id: Annotated[str, msgspec.Meta(pattern=rf"^{SESSION_ID}\Z")] | None = None
+    session_id: Annotated[str, msgspec.Meta(pattern=rf"^{SESSION_ID}$(?!\n)")] | None = None
 
 
 class MirixReply(msgspec.Struct, frozen=True):

@@ -85,7 +85,7 @@ class SessionsShown(msgspec.Struct, frozen=True):
 class Announcement(msgspec.Struct, frozen=True):
     """`event` is a word without dots, and none by which streams themselves speak."""
 
-    event: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}\Z")]
+    event: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$(?!\n)")]
     data: Any
 
 
@@ -151,11 +151,11 @@ class SessionList:
         shown = [SessionShown.of(session) for session in self._sessions.seen_by(caller_of(request.scope))]
         return SessionsShown(shown, len(shown))
 
-    @post("/sessions/broadcast", Access.ADMIN)
+    @post("/sessions/broadcast", Access.ADMIN, errors=(409,))
     async def broadcast(self, body: Announcement) -> Announced:
         """Send an event to every session."""
         if body.event.lower() in RESERVED:
-            raise HTTPException(400, f"event: streams say {body.event!r} themselves; choose another word")
+            raise HTTPException(409, f"event: streams say {body.event!r} themselves; choose another word")
         count = self._sessions.broadcast(body.event, msgspec.json.encode(body.data))
         return Announced(True, count, now())
 
