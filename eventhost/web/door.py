@@ -6,8 +6,9 @@ What is shown is always checked: a wrong key opens nothing, not even what is ope
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from urllib.parse import parse_qsl, urlencode
@@ -46,14 +47,20 @@ class Door:
     """
 
     def __init__(
-        self, ring: KeyRing, *, needs_keys: bool = False, sign_in_s: float = 43_200.0, cookie: str = "eventhost"
+        self,
+        ring: KeyRing,
+        *,
+        needs_keys: bool = False,
+        sign_in_s: float = 43_200.0,
+        cookie: str = "eventhost",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ring = ring
         self.cookie = cookie
-        self.sign_ins = Passes(sign_in_s)
-        self.tickets = Passes(TICKET_S)
+        self.sign_ins = Passes(sign_in_s, clock)
+        self.tickets = Passes(TICKET_S, clock)
         self._needs_keys = needs_keys
-        self._failures = Limiter(FAILURES_PER_MINUTE, FAILURES_AT_ONCE)
+        self._failures = Limiter(FAILURES_PER_MINUTE, FAILURES_AT_ONCE, clock)
         self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def enter(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -65,6 +65,7 @@ class Guard:
         needs_keys: bool = False,
         open_streams: Collection[object] = (),
         requests: Counter[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app, self._door, self._http = app, door, http
         self._needs_keys, self._open_streams = needs_keys, open_streams
@@ -72,8 +73,8 @@ class Guard:
         self._cors = Cors(http.cors_origins)
         self._proxies = tuple(map(ip_network, http.trusted_proxies))
         rate = http.rate_limit
-        self._limiter = Limiter(rate.requests_per_minute, rate.burst_size)
-        self._publishing = Limiter(rate.publish_per_minute, rate.publish_burst)
+        self._limiter = Limiter(rate.requests_per_minute, rate.burst_size, clock)
+        self._publishing = Limiter(rate.publish_per_minute, rate.publish_burst, clock)
         self._publish_bytes = max(MAX_BODY_BYTES, http.max_body)
         self._visits: set[Visit] = set()
         self._requests = Counter[int]() if requests is None else requests
