@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -154,6 +156,40 @@ async def test_a_message_that_is_too_long_is_refused_and_harms_nothing(host: Hos
         long = await command.ask(2, "tools/call", name="none", arguments={"x": "x" * 3_000_000})
         assert long["error"]["code"] == -32602
         assert "result" in await command.ask(3, "ping")
+
+
+async def ended(process: Process) -> bytes:
+    """What it said on stderr until its end."""
+    assert process.stderr is not None
+    try:
+        with anyio.fail_after(LIMIT_S):
+            said = b"".join([chunk async for chunk in process.stderr])
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return said
+
+
+async def test_it_ends_in_peace_when_it_is_interrupted(host: Hosting) -> None:
+    async with listening(host), await anyio.open_process([*COMMAND, str(host.root)]) as process:
+        await Spoken(process).begin()
+        process.send_signal(signal.SIGINT)
+        said = await ended(process)
+    assert process.returncode == 130
+    assert b"Fatal" not in said
+    assert b"Traceback" not in said
+
+
+async def test_it_ends_in_peace_when_nobody_reads_it(host: Hosting) -> None:
+    reading, writing = os.pipe()
+    async with listening(host), await anyio.open_process([*COMMAND, str(host.root)], stdout=writing) as process:
+        os.close(writing)
+        os.close(reading)
+        assert process.stdin is not None
+        await process.stdin.send(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        said = await ended(process)
+    assert (process.returncode, said) == (0, b"")
 
 
 async def test_a_host_that_is_restarted_is_attached_to_again(host: Hosting) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from eventhost.cli.attach import Attachment
 from eventhost.errors import EventhostError
@@ -21,6 +21,7 @@ from eventhost.errors import EventhostError
 MAX_LINE_BYTES: Final = 4 * 1_048_576
 """The longest message that the host takes."""
 
+_CHUNK_BYTES = 65_536
 _SERVER_ERROR = -32000
 _INVALID_REQUEST = -32600
 _HANDSHAKE_ID = "eventhost-attached-again"
@@ -38,8 +39,8 @@ _CHANGED = ("tools", "resources", "prompts")
 class Bridge:
     """One run of `eventhost mcp`."""
 
-    def __init__(self, attach: Callable[[], Attachment], stdin: BinaryIO, stdout: int) -> None:
-        """`attach` reaches the host, or raises `EventhostError`; `stdout` is a file descriptor."""
+    def __init__(self, attach: Callable[[], Attachment], stdin: int, stdout: int) -> None:
+        """`attach` reaches the host, or raises `EventhostError`; the others are file descriptors."""
         self._attach, self._stdin, self._stdout = attach, stdin, stdout
         self._state = threading.Condition()
         self._writing = threading.Lock()
@@ -72,7 +73,7 @@ class Bridge:
     # What the client says.
 
     def _say(self) -> None:
-        for line in self._stdin:
+        for line in _lines(self._stdin):
             if line.strip():
                 self._pass_on(line.rstrip(b"\r\n") + b"\n")
         with self._state:
@@ -189,6 +190,18 @@ class Bridge:
         with self._state:
             self._ended = True
             self._state.notify_all()
+
+
+def _lines(file: int) -> Iterator[bytes]:
+    """The lines that can be read from a file descriptor, as they come.
+
+    Not by a file object: whoever waits in one holds a lock, without which Python cannot end.
+    """
+    rest = b""
+    while chunk := os.read(file, _CHUNK_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    yield rest
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
