@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from eventhost.bus import EnvEventBus, Lagged
+from eventhost.config.model import HttpConfig
 from eventhost.event import EnvEvent
 from eventhost.journal import Entry, MemoryJournal
 from eventhost.web import broadcast as room
 from eventhost.web.app import create_app
 from eventhost.web.broadcast import Broadcast, Piece, Watcher
+from eventhost.web.control_socket import socket_name
+from eventhost.web.server import serving
 from eventhost.web.stream import EventStream, sse
 from eventhost.web.wanted import Wanted
+from tests.hosting import until
 from tests.test_web import FakeEnvironment
 
 pytestmark = pytest.mark.anyio
@@ -345,6 +349,24 @@ async def test_a_client_that_does_not_read_is_ended() -> None:
         await stream({"type": "http", "state": {"abort": aborted.set}}, receive, send)
     assert aborted.is_set()
     assert hall.broadcast.statistics().watchers == 0
+
+
+async def test_the_connection_of_a_client_that_does_not_read_is_cut(tmp_path: Path) -> None:
+    environment = FakeEnvironment(tmp_path, http=HttpConfig(port=0, connection_timeout_s=0.1))
+    with anyio.fail_after(60):
+        async with serving(environment) as listening:
+            with socket_name(listening.control_socket) as name:
+                client = await anyio.connect_unix(name)
+            async with client:
+                await client.send(b"GET /events?since=0 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+                await until(lambda: environment.bus.statistics().subscriptions == 1)
+                await environment.bus.publish_batch([event(number, size=2000) for number in range(5000)])
+                await until(lambda: environment.bus.statistics().subscriptions == 0)
+                # It is gone though nothing of it was read: there is nobody left to send to.
+                with suppress(anyio.BrokenResourceError):
+                    while True:
+                        await client.send(b"x")
+                        await anyio.sleep(0.003)
 
 
 async def test_a_client_that_reads_nothing_because_there_is_nothing_stays() -> None:

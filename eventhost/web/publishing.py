@@ -30,6 +30,8 @@ PATIENCE_S: Final = 10.0
 
 _RETRY_AFTER_S: Final = 5
 
+_decode = msgspec.json.Decoder(RawEvent | list[RawEvent]).decode
+
 
 class Incoming(msgspec.Struct, frozen=True):
     """What a request wants published; `listed` if it was a list."""
@@ -57,17 +59,16 @@ def read_events(media_type: str, headers: Sequence[tuple[bytes, bytes]], body: b
             f"{media_type or 'no Content-Type'!r}: send application/json, {STRUCTURED}, {BATCHED}, or the headers of a "
             f"CloudEvent in binary mode ({VERSION_HEADER.decode()} and others) with any body",
         )
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise NotJson(f"the body is not JSON: {error}") from None
+    value = _decoded(body)
+    if isinstance(value, RawEvent):
+        return Incoming([value], listed=False)
     if not isinstance(value, list):
         return Incoming([_raw(value)], listed=False)
     _bounded(value, True, True)
     events: list[RawEvent | EnvEvent] = []
     for place, each in enumerate(value):
         try:
-            events.append(_raw(each))
+            events.append(each if isinstance(each, RawEvent) else _raw(each))
         except EventRejected as error:
             raise EventRejected(f"[{place}]: {error}") from None
     return Incoming(events, listed=True)
@@ -129,6 +130,18 @@ class Publisher:
 def _is_said(header: bytes) -> bool:
     """Whether a header is part of what is published."""
     return header == b"content-type" or header.startswith(b"ce-")
+
+
+def _decoded(body: bytes) -> Any:
+    """An event or a list of them, where they say nothing beside what an event has; any other JSON otherwise."""
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise NotJson(f"the body is not JSON: {error}") from None
 
 
 def _raw(value: Any) -> RawEvent:

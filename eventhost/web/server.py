@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from eventhost.config.model import HttpConfig
 from eventhost.errors import ConfigError, EventhostError, Problem
@@ -106,7 +107,7 @@ async def serving(environment: ServerEnvironment) -> AsyncIterator[Listening]:
 def _uvicorn(app: Guard, certificate: Certificate | None, http: HttpConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=_Connection,
         ws="websockets-sansio",
         ws_max_size=MAX_BODY_BYTES,
         ws_ping_interval=http.heartbeat_s,
@@ -134,6 +135,14 @@ async def _watch(guard: Guard, server: _Server, certificate: Certificate | None)
             server.cut(overdue)
         if certificate is not None:
             certificate.refresh()
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's, which lets whoever answers cut it: `state["abort"]` of the scope."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "abort": transport.abort}
 
 
 class _Server(uvicorn.Server):
