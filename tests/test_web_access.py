@@ -77,6 +77,12 @@ class Probe:
         caller = caller_of(request.scope)
         return [caller.name, caller.how, *sorted(caller.scopes)]
 
+    @get("/address", Access.OPEN)
+    async def address(self, request: Request) -> str:
+        """From where it asks."""
+        assert request.client is not None
+        return f"{request.url.scheme} {request.client.host}"
+
     @post("/events", Access.PUBLISH, takes={"application/json": Any})
     async def publish(self, request: Request) -> int:
         """How large the body is."""
@@ -663,6 +669,13 @@ async def test_a_proxy_is_believed_only_if_it_is_trusted(tmp_path: Path) -> None
     # From anywhere else it is one address, whatever it says.
     assert (await trusting.get("/nothing", "10.0.0.2", x_forwarded_for="192.0.2.3")).status_code == 404
     assert (await trusting.get("/nothing", "10.0.0.2", x_forwarded_for="192.0.2.4")).status_code == 429
+
+
+async def test_the_routes_are_told_what_a_trusted_proxy_says(tmp_path: Path) -> None:
+    site = Site(tmp_path, trusted_proxies=("10.0.0.1",))
+    said = {"x_forwarded_for": "192.0.2.1", "x_forwarded_proto": "https"}
+    assert (await site.get("/address", "10.0.0.1", **said)).json() == "https 192.0.2.1"
+    assert (await site.get("/address", "10.0.0.2", **said)).json() == "http 10.0.0.2"
 
 
 async def test_a_trusted_proxy_with_tls_makes_the_cookie_secure(tmp_path: Path) -> None:
