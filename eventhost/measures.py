@@ -26,9 +26,9 @@ class Histogram:
 
     def observe(self, duration_s: float, times: int = 1) -> None:
         """Something took this long, so many times; a clock that was set back makes it 0."""
-        duration_s = max(0.0, duration_s)
         self.counts[bisect_left(BOUNDS_S, duration_s)] += times
-        self.sum_s += duration_s * times
+        if duration_s > 0:
+            self.sum_s += duration_s * times
 
     @property
     def count(self) -> int:

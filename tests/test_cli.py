@@ -146,6 +146,8 @@ def test_status_is_for_people_and_with_json_for_programs(host: RunningHost) -> N
     status = json.loads(ok("status", "--json", "--env", host.root))
     assert status["id"] == "demo"
     assert status["sources"]["error"] == 1
+    assert status["health"]["status"] == "degraded"
+    assert "health\tdegraded" in ok("status", "--env", host.root)
     assert [rule["name"] for rule in status["rules"]] == ["greet"]
 
 
@@ -513,6 +515,19 @@ def test_rules_are_listed_with_how_they_fare(host: RunningHost) -> None:
     assert ok("rule", "list", "g*", "--env", host.root).startswith("greet")
     assert ok("rule", "list", "x*", "--env", host.root) == ""
     assert "eventhost: counted since the host started, " in run("rule", "list", "--env", host.root).stderr
+
+
+def test_a_rule_is_disabled_and_enabled_for_good(host: RunningHost) -> None:
+    try:
+        assert ok("rule", "disable", "greet", "--env", host.root) == "greet\tdisabled\n"
+        assert ok("rule", "list", "--env", host.root).startswith("greet\tdisabled")
+        event = '{"type": "test.x"}'
+        assert "greet: disabled" in run("rule", "test", "greet", "--event", event, "--env", host.root).stdout
+    finally:
+        assert ok("rule", "enable", "greet", "--env", host.root) == "greet\trunning\n"
+    done = run("rule", "disable", "gret", "--env", host.root)
+    assert done.returncode == 1
+    assert 'did you mean "greet"?' in done.stderr
 
 
 def test_without_a_host_the_rules_are_listed_as_the_files_have_them(root: Path) -> None:

@@ -455,10 +455,10 @@ class RuleEngine:
         self._progress.ring()
 
     def _measure(self, entries: Sequence[Entry]) -> None:
-        now_ms, count = time.time() * 1000, len(entries)
-        for place in range(0, count, _MEASURED):
-            stands_for = min(_MEASURED, count - place)
-            self._bus.latency.match.observe((now_ms - entries[place].at_ms) / 1000, stands_for)
+        now_s, observe, left = time.time(), self._bus.latency.match.observe, len(entries)
+        for entry in entries[::_MEASURED]:
+            observe(now_s - entry.at_ms / 1000, left if left < _MEASURED else _MEASURED)
+            left -= _MEASURED
 
     def _offer(self, queue: RuleQueue, entry: Entry, *, answers: bool) -> None:
         if answers:
