@@ -50,6 +50,7 @@ PACED_PER_S = 10_000
 
 PACED_S = 2
 STALLED = 10
+STALLED_ROUNDS = 7
 LIMIT_S = 120.0
 MEBIBYTE = 1_048_576
 
@@ -199,9 +200,9 @@ class Watchers:
 
 
 @asynccontextmanager
-async def watchers(server: Server, count: int) -> AsyncIterator[Watchers]:
+async def watchers(server: Server, count: int, *more: str) -> AsyncIterator[Watchers]:
     """So many clients, connected and answered."""
-    arguments = ("127.0.0.1", str(server.port), str(count), server.accept, server.path)
+    arguments = ("127.0.0.1", str(server.port), str(count), server.accept, server.path, *more)
     command = [sys.executable, str(CHILDREN / "watchers.py"), *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
         watching = Watchers(process)
@@ -288,7 +289,7 @@ def beside_stalled() -> float:
         async with eventhost() as server, watchers(server, clients) as watching:
             await flood(server, watching, clients, events)
             _, alone_us = await flood(server, watching, clients, events)
-            async with watchers(server, STALLED) as stalled:
+            async with watchers(server, STALLED, "little-room") as stalled:
                 stalled.tell(-STALLED)
                 # By its end their sockets are full.
                 await flood(server, watching, clients, events)
@@ -314,7 +315,7 @@ def run() -> Report:
             report.add(f"{way}_{clients}_clients_paced_p99_us", findings.p99_us)
     for way, mebibytes in idle.items():
         report.figures[f"{way}_1000_idle_clients_mib"] = mebibytes
-    stalled = median(beside_stalled() for _ in range(ROUNDS))
+    stalled = median(beside_stalled() for _ in range(STALLED_ROUNDS))
     figures = report.figures
     sse = figures["eventhost_sse_100_clients_deliveries_per_s"]
     report.aims += [

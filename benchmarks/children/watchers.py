@@ -1,8 +1,9 @@
 """Many clients of one server, each with a socket of its own; they count what they are sent, and say how old it is.
 
-`watchers.py HOST PORT COUNT ACCEPT PATH`: PATH may hold `{n}`, the client's number; ACCEPT is a media type, or
-`websocket`. Says `ready` once all are answered. Then, for each line `N`, waits until each of the clients has had N more
-events, and says `{"took_s", "cpu_s", "ages_us", "least"}`; for `-N`, as many of them stop reading for good.
+`watchers.py HOST PORT COUNT ACCEPT PATH [little-room]`: PATH may hold `{n}`, the client's number; ACCEPT is a media
+type, or `websocket`; with little room the kernel holds little for a client that does not read. Says `ready` once all are
+answered. Then, for each line `N`, says `counting`, waits until each of the clients has had N more events, and says
+`{"ended_s", "cpu_s", "ages_us"}`; for `-N`, as many of them stop reading for good.
 """
 
 import json
@@ -37,10 +38,14 @@ def begins(answer: bytes) -> bool:
 
 
 host, port, accept, path = sys.argv[1], int(sys.argv[2]), sys.argv[4], sys.argv[5]
+little_room = sys.argv[6:] == ["little-room"]
 clients: dict[int, socket.socket] = {}
 poll = select.epoll()
 for number in range(int(sys.argv[3])):
-    client = socket.create_connection((host, port))
+    client = socket.socket()
+    if little_room:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((host, port))
     client.sendall(request(number))
     answer = b""
     while not begins(answer):
