@@ -1,8 +1,8 @@
 """Many clients of one server, each with a socket of its own; they count what they are sent, and say how old it is.
 
 `watchers.py HOST PORT COUNT ACCEPT PATH [little-room]`: PATH may hold `{n}`, the client's number; ACCEPT is a media
-type, or `websocket`; with little room the kernel holds little for a client that does not read. Says `ready` once all are
-answered. Then, for each line `N`, says `counting`, waits until each of the clients has had N more events, and says
+type, or `websocket`; with little room the kernel holds little for a client that does not read. Says `ready` once all
+are answered. Then, for each line `N`, says `counting`, waits until each of the clients has had N more events, and says
 `{"ended_s", "cpu_s", "ages_us"}`; for `-N`, as many of them stop reading for good.
 """
 
