@@ -22,7 +22,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.subscriptions import ToolsListChanged
 
 from tests.hosting import LIMIT_S, Hosting, hosting
-from tests.test_serve import INFO, NAMES, listening, passed_on, shop
+from tests.test_serve import INFO, NAMES, WATCHED, listening, passed_on, shop
 
 pytestmark = pytest.mark.anyio
 
@@ -193,13 +193,16 @@ async def test_it_ends_in_peace_when_nobody_reads_it(host: Hosting) -> None:
 
 
 async def test_a_host_that_is_restarted_is_attached_to_again(host: Hosting) -> None:
-    await shop(host)
+    await shop(host, WATCHED)
     gone = {"code": -32000, "message": "the host is not running; start it, and ask again"}
     async with AsyncExitStack() as stack:
         async with listening(host):
             command = await stack.enter_async_context(spoken(host.root))
             await command.begin()
             assert "result" in await command.ask(1, "tools/list")
+            for uri in ("shop://left", "shop://list"):
+                assert "result" in await command.ask(1, "resources/subscribe", uri=uri)
+            assert "result" in await command.ask(1, "resources/unsubscribe", uri="shop://left")
             await command.say({"id": 2, "method": "tools/call", "params": {"name": "shop__hang"}})
             assert "result" in await command.ask(3, "ping")
         # The host is gone: what it owed is answered, and so is what is asked of it now.
@@ -208,8 +211,14 @@ async def test_a_host_that_is_restarted_is_attached_to_again(host: Hosting) -> N
         assert (await command.ask(4, "tools/list"))["error"] == gone
         await command.say({"method": "notifications/cancelled", "params": {"requestId": 4}})
         async with listening(host):
-            told = [(await command.hear())["method"] for _ in range(3)]
-            assert told == [f"notifications/{kind}/list_changed" for kind in ("tools", "resources", "prompts")]
+            told = [(await command.hear())["method"] for _ in range(4)]
+            changed = [f"notifications/{kind}/list_changed" for kind in ("tools", "resources", "prompts")]
+            assert told == [*changed, "notifications/message"]
             tools = (await command.ask(5, "tools/list"))["result"]["tools"]
-            assert passed_on(tool["name"] for tool in tools) == NAMES
+            assert passed_on(tool["name"] for tool in tools) == [*NAMES, "shop__touch"]
+            await command.say({"id": 6, "method": "tools/call", "params": {"name": "shop__touch"}})
+            while (told_now := await command.hear()).get("method") != "notifications/resources/updated":
+                if told_now.get("id") == 6:  # the subscription is on its way
+                    await command.say({"id": 6, "method": "tools/call", "params": {"name": "shop__touch"}})
+            assert told_now["params"]["uri"] == "shop://list"
             assert await command.end() == 0

@@ -3,8 +3,9 @@
     stdin ──► Bridge ──► Attachment ──► host
     stdout ◄──┘  ▲────── its lines ◄────┘
 
-While no host is there, each request is answered with an error. A new host gets the client's handshake again, and the
-client is told that all lists may have changed; what it had subscribed to it has to subscribe to again.
+While no host is there, each request is answered with an error. A new host gets the client's handshake again, and its
+subscriptions to resources; the client is told that all lists may have changed, and that it has to subscribe to events
+again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _LAST_ANSWERS_S = 10.0
 _STREAMS = frozenset({"subscriptions/listen"})
 """Requests that are answered when they end: nobody waits for that."""
 
+_ANOTHER_HOST = "the host was restarted; whoever has subscribed to events has to subscribe again"
+
 _CHANGED = ("tools", "resources", "prompts")
 
 
@@ -49,6 +52,8 @@ class Bridge:
         self._owed: dict[str | int, str] = {}
         """Methods of the requests that the host has not answered yet."""
         self._handshake: dict[str, Any] | None = None
+        self._watched: dict[str, dict[str, Any]] = {}
+        """The client's subscriptions to resources, by URI."""
         self._ended = False
 
     def run(self) -> None:
@@ -93,7 +98,9 @@ class Bridge:
             elif isinstance(method, str) and isinstance(number, str | int):
                 self._owed[number] = method
             if method == "initialize":
-                self._handshake = message
+                self._handshake, self._watched = message, {}
+            elif method in ("resources/subscribe", "resources/unsubscribe"):
+                self._note_watched(message)
         if len(line) > MAX_LINE_BYTES:
             self._refuse(number, _INVALID_REQUEST, f"a message may be {MAX_LINE_BYTES} bytes long, no longer")
         elif attachment is None:
@@ -103,6 +110,14 @@ class Bridge:
                 attachment.send(line)
             except OSError:
                 self._give_up(number)
+
+    def _note_watched(self, message: dict[str, Any]) -> None:
+        params = message.get("params")
+        uri = params.get("uri") if isinstance(params, dict) else None
+        if isinstance(uri, str):
+            self._watched.pop(uri, None)
+            if message["method"] == "resources/subscribe":
+                self._watched[uri] = message
 
     # What the host says.
 
@@ -123,6 +138,8 @@ class Bridge:
             return  # the host ended in the middle of it
         message = _parsed(line)
         if "method" not in message:
+            if str(message.get("id", "")).startswith(_HANDSHAKE_ID):
+                return  # the client did not ask
             with self._state:
                 self._owed.pop(message.get("id", ""), None)
                 self._state.notify_all()
@@ -145,6 +162,8 @@ class Bridge:
                 if self._handshake is not None:
                     for kind in _CHANGED:
                         self._tell({"method": f"notifications/{kind}/list_changed"})
+                    said = {"level": "warning", "logger": "eventhost", "data": _ANOTHER_HOST}
+                    self._tell({"method": "notifications/message", "params": said})
                 return attachment
             attachment.close()
         return None
@@ -157,6 +176,10 @@ class Bridge:
             for line in attachment.lines():
                 if _parsed(line).get("id") == _HANDSHAKE_ID:
                     attachment.send(_line({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+                    with self._state:
+                        watched = list(self._watched.values())
+                    for number, message in enumerate(watched):
+                        attachment.send(_line({**message, "id": f"{_HANDSHAKE_ID}-{number}"}))
                     return True
         except OSError:
             pass
