@@ -20,7 +20,8 @@ from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConnectionLost
 from eventhost.tools import McpManager
 from eventhost.web.app import create_app
-from tests.hosting import TINY
+from eventhost.wire import EMITTED
+from tests.hosting import TINY, until
 from tests.sessions import ANN, BOB, READER, Served, request
 
 pytestmark = pytest.mark.anyio
@@ -197,6 +198,22 @@ async def test_a_session_reaches_the_tools_of_all_servers(tmp_path: Path) -> Non
         listed, unknown = (await stream.read_until("message"))["data"]["content"]
         assert "todo__add" in {tool["name"] for tool in listed["result"]["tools"]}
         assert unknown["error"]["code"] == -32601
+
+
+async def test_a_session_that_subscribes_is_notified_of_events_until_it_ends(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as host, host.sse("s", type="none") as stream, host.client() as http:
+        await stream.read_until("connected")
+        call = request("tools/call", 1, name="subscribe_event", arguments={"eventType": "door.*"})
+        await http.post("/sse/send/s", json=call)
+        await stream.read_until("message")
+        await host.environment.publish_event({"type": "door.opened"})
+        said = (await stream.read_until("message"))["data"]
+        assert said["type"] == "notification"
+        assert said["content"]["method"] == EMITTED
+        assert said["content"]["params"]["data"]["type"] == "door.opened"
+        before = host.environment.bus.statistics().subscriptions
+        await http.delete("/sse/disconnect/s")
+        await until(lambda: host.environment.bus.statistics().subscriptions < before)
 
 
 # Messages for whatever answers

@@ -316,6 +316,16 @@ async def test_a_client_that_says_what_it_has_gets_the_rest_and_nothing_twice(
     assert set(seen) == rest | {"end", "end of events"}
 
 
+async def test_what_a_client_says_it_has_waits_for_it_no_longer(host: Served) -> None:
+    async with host.sse("s") as stream:
+        await stream.read()
+    await send(host, "s", request("echo", 1))
+    assert host.sessions.find("s", ADMIN).outbox.waiting == 1
+    async with host.sse("s", last="0.1") as stream:
+        assert (await stream.read())["id"] == "0.1"
+        assert host.sessions.find("s", ADMIN).outbox.waiting == 0
+
+
 async def test_a_session_ends_when_its_client_stays_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     host = served(monkeypatch, tmp_path, connection_timeout_s=0.05)
     async with host.sessions.running():
