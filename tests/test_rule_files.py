@@ -295,3 +295,17 @@ def test_the_collector_is_as_it_was_after_many_rules_were_read() -> None:
         assert gc.isenabled()
     finally:
         gc.unfreeze()
+
+
+def test_what_was_switched_by_hand_goes_before_the_files_and_can_be_taken_back(rules: Rules) -> None:
+    rules.write("config.jsonc", {"rules": [rule("on"), rule("off", enabled=False)]})
+    rules.write("rules/a.jsonc", [rule("a")])
+    before = rules.read()
+    rules.write("var/state.json", {"rules": {"on": False, "off": True, "a": False, "gone": True}})
+    switched = rules.read(before)
+    assert [each.enabled for each in switched.rules] == [False, True, False]
+    assert switched.rules[0] != before.rules[0], "what is in use is exchanged for it"
+    assert [each.enabled for each in rules.read(switched).rules] == [False, True, False]
+    rules.write("var/state.json", {"rules": {"off": True}})
+    assert [each.enabled for each in rules.read(switched).rules] == [True, True, True]
+    assert switched.switch({}).rules == before.rules

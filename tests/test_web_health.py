@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx2
+import jsonschema
 import pytest
 
 from eventhost import ServerEnvironment
@@ -417,6 +419,16 @@ async def test_a_rule_that_its_file_disables_can_be_enabled_and_that_can_be_take
         assert not (tmp_path / "var/state.json").exists()
 
 
+async def test_a_rule_whose_name_is_not_plain_is_reached_too(tmp_path: Path) -> None:
+    name = "a/b c/test%"
+    async with hosted(tmp_path, {**GREET, "name": name}) as environment, asking(environment) as http:
+        path = f"/rules/{quote(name, safe='')}"
+        assert (await http.get(path)).json()["name"] == name
+        assert (await http.post(f"{path}/disable")).json()["state"] == "disabled"
+        tried = await http.post(f"{path}/test", json={"event": {"type": "door.opened"}})
+        assert (tried.json()["rule"], tried.json()["fate"]) == (name, "disabled")
+
+
 async def test_a_source_and_a_rule_of_one_name_are_switched_each_for_itself(tmp_path: Path) -> None:
     source(tmp_path, "greet", {"autoStart": False})
     async with hosted(tmp_path, GREET) as environment:
@@ -447,6 +459,49 @@ async def test_a_rule_is_tried_on_an_event_and_nothing_is_done(tmp_path: Path) -
             assert refused.json()["error"]["code"] == -32602
         assert environment.rule_status("greet").matched == 0
         assert environment.bus.journal.head == head
+
+
+async def test_answers_are_what_the_description_says(tmp_path: Path) -> None:
+    source(tmp_path, "door", {"autoStart": False})
+    (tmp_path / "todo.py").write_text(TODO)
+    clients = {"todo": {"type": "local", "command": ["python", "todo.py"], "autoStart": False}}
+    broken = {"name": "broken", "on": "door.*", "do": {"exec": ["./nowhere"], "retry": {"attempts": 1}}}
+    config = {"mcp": {"clients": clients, **NO_CLIENT_IS_A_SOURCE}}
+    async with hosted(tmp_path, GREET, broken, **config) as environment, asking(environment) as http:
+        await emit(http, "door.opened", size=1)
+        await until(lambda: environment.rule_status("broken").failed == 1)
+        description = (await http.get("/openapi.json")).json()
+        while not (letters := (await http.get("/dead-letters")).json()["dead_letters"]):
+            await anyio.sleep(0.01)
+        number = str(letters[0]["id"])
+        event = {"type": "door.opened", "payload": {"size": 1}}
+        asked: list[tuple[str, str, str, Any]] = [
+            ("GET", "/health/detailed", "", None),
+            ("GET", "/health/live", "", None),
+            ("GET", "/health/ready", "", None),
+            ("GET", "/info", "", None),
+            ("GET", "/stats", "", None),
+            ("GET", "/status", "", None),
+            ("GET", "/sources", "", None),
+            ("GET", "/sources/{name}", "door", None),
+            ("POST", "/sources/{name}/test", "door", None),
+            ("GET", "/servers", "", None),
+            ("GET", "/servers/{name}", "todo", None),
+            ("GET", "/rules", "", None),
+            ("GET", "/rules/{name}", "greet", None),
+            ("POST", "/rules/{name}/test", "greet", {"event": event}),
+            ("POST", "/rules/{name}/test", "broken", {"event": event}),
+            ("POST", "/reload", "", None),
+            ("GET", "/dead-letters", "", None),
+            ("GET", "/dead-letters/{number}", number, None),
+            ("POST", "/dead-letters/{number}/discard", number, None),
+        ]
+        for method, path, name, body in asked:
+            answer = await http.request(method, re.sub(r"{\w+}", name, path), json=body)
+            assert answer.status_code == 200, (path, answer.text)
+            said = description["paths"][path][method.lower()]["responses"]["200"]["content"]["application/json"]
+            whole = {**said["schema"], "components": description["components"]}
+            jsonschema.validate(answer.json(), whole)
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,7 @@ def run_tests(
     from eventhost.rules.cases import event_of, read_cases, run_case
 
     profiles = profiles_of(config)
+    rules = rules.switch({})  # what was switched by hand on this machine is no matter of the files'
     cases, problems = read_cases(config.root, rules.rules, lambda said, at_ms: event_of(said, at_ms, profiles))
     failed = [(case, found) for case in cases if (found := run_case(case, rules.rules))]
     return cases, failed, problems

@@ -148,7 +148,7 @@ class Rules:
                     listed.append(RuleShown.of(file, rule, statistics[rule.name]))
         return RuleList(listed, {file: ProblemShown.all(found) for file, found in broken.items()})
 
-    @get("/rules/{name}", Access.READ)
+    @get("/rules/{name:path}", Access.READ)
     async def one(self, name: str) -> RuleDetail:
         """One rule: as it is configured, and how it fares."""
         environment = self._environment
@@ -158,14 +158,14 @@ class Rules:
         switched = environment.rule_set.switched.get(name)
         return RuleDetail(**msgspec.structs.asdict(brief), definition=definition, switched=switched)
 
-    @post("/rules/{name}/test", Access.READ)
+    @post("/rules/{name:path}/test", Access.READ)
     async def test(self, name: str, body: RuleTest) -> RuleTried:
         """What a rule would do about an event; nothing is done."""
         at_ms = int(time.time() * 1000) if body.at is None else moment_ms(body.at)
         trial = self._environment.try_rule(name, body.event, at_ms)
         return msgspec.convert(shown(trial.to_json()), RuleTried)
 
-    @post("/rules/{name}/{verb}", Access.ADMIN)
+    @post("/rules/{name:path}/{verb}", Access.ADMIN)
     async def act(self, name: str, verb: RuleVerb) -> RuleShown:
         """Enable or disable a rule, for good, whatever its file says; one that is disabled forgets what it owes."""
         environment = self._environment
