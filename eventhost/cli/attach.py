@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,6 +51,10 @@ class Attachment:
             raise ConnectionLost(
                 f"no host is running for {root}; start one with `eventhost run --env {root}`"
             ) from error
+        if self._response.status == 400:
+            refusal = _said(self._response)
+            self.close()
+            raise EventhostError(refusal)
         if self._response.status != 200:
             self.close()
             raise EventhostError(
@@ -78,3 +83,11 @@ class Attachment:
         with suppress(OSError):  # ended already
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def _said(response: HTTPResponse) -> str:
+    """What the host says is wrong with what was asked for."""
+    try:
+        return str(json.loads(response.read())["error"]["message"])
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return "the host refuses what was asked for, and did not say why"

@@ -19,6 +19,7 @@ from mcp.server.subscriptions import (
 )
 
 from eventhost.errors import EventhostError
+from eventhost.serve.channel import CAPABILITY, INSTRUCTIONS
 from eventhost.serve.exchange import Exchanges
 from eventhost.serve.http import StreamableHttp
 from eventhost.serve.listeners import Listeners
@@ -58,6 +59,7 @@ class McpFace:
         self.listeners = Listeners(self.heed)
         self._watching = Watching(self.passing.home)
         self.server = make_server(self)
+        self.channel_server = make_server(self, instructions=INSTRUCTIONS, experimental=CAPABILITY)
         self.peers: set[Peer] = set()
         """Those that can be told something unasked."""
         self.http = StreamableHttp(self.server, max_body_bytes=max_body_bytes)

@@ -19,6 +19,7 @@ from mcp_types import PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCNotification,
 from starlette.types import Receive, Scope, Send
 
 from eventhost.access import Caller
+from eventhost.serve.channel import Channel
 from eventhost.serve.peer import Peer
 
 MAX_LINE_BYTES: Final = 4 * 1_048_576
@@ -33,8 +34,9 @@ _WAITING = 64
 class Lines:
     """An ASGI application that serves one session of `caller`."""
 
-    def __init__(self, server: Server[Any], caller: Caller) -> None:
-        self._server, self._caller = server, caller
+    def __init__(self, server: Server[Any], caller: Caller, channel: Channel | None = None) -> None:
+        """`channel` has events to show it."""
+        self._server, self._caller, self._channel = server, caller, channel
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming, messages = anyio.create_memory_object_stream[SessionMessage | Exception](0)
@@ -51,6 +53,8 @@ class Lines:
         async with anyio.create_task_group() as tasks, out, answers:
             tasks.start_soon(_read, receive, incoming, out)
             tasks.start_soon(_write, answers, send)
+            if self._channel is not None:
+                tasks.start_soon(self._channel.run, peer)
             try:
                 await serve_dual_era_loop(self._server, messages, outgoing, lifespan_state=peer)
             finally:

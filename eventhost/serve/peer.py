@@ -42,6 +42,8 @@ class Peer:
         """URIs of the resources whose updates it wants to be told of."""
         self.told_of_changes = notify is not None
         """Whether changes of lists and resources may be sent outside a `subscriptions/listen` stream."""
+        self.ready = anyio.Event()
+        """Set once it has said something after its handshake, if it has one."""
         self.is_host = False
         """Whether it is another eventhost: it is not offered what this one has from others, lest that go in circles."""
         self.log_level: LoggingLevel | None = None

@@ -30,6 +30,7 @@ from mcp_types import (
     PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
+    ServerCapabilities,
     SetLevelRequestParams,
     SubscribeRequestParams,
     SubscriptionsListenRequestParams,
@@ -73,15 +74,17 @@ _CACHEABLE: Final = (
 )
 
 
-def make_server(face: McpFace) -> Server[Any]:
-    """The server of this face."""
+def make_server(
+    face: McpFace, *, instructions: str = _INSTRUCTIONS, experimental: dict[str, dict[str, Any]] | None = None
+) -> Server[Any]:
+    """The server of this face; `experimental` are capabilities that it declares besides."""
     handlers = _Handlers(face)
     server = _Server(
         HOST_NAME,
         version=__version__,
         title="eventhost",
         description="Event sources, and the tools, resources and prompts of the MCP servers behind this host.",
-        instructions=_INSTRUCTIONS,
+        instructions=instructions,
         # What is listed depends on who asks, and on which servers are up.
         cache_hints={method: CacheHint(ttl_ms=0, scope="private") for method in _CACHEABLE},
         get_tool_input_schema=face.passing.schema,
@@ -97,6 +100,7 @@ def make_server(face: McpFace) -> Server[Any]:
         on_get_prompt=handlers.get_prompt,
         on_completion=handlers.complete,
     )
+    server.experimental = experimental
     # By the constructor's own argument for it, the SDK warns of a method that old clients still use.
     server.add_request_handler("logging/setLevel", SetLevelRequestParams, handlers.set_level)
     server.middleware.append(handlers.meet)
@@ -116,6 +120,21 @@ def _connection(ctx: Context) -> Connection:
 
 
 class _Server(Server[Any]):
+    experimental: dict[str, dict[str, Any]] | None = None
+
+    def get_capabilities(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+        *,
+        protocol_version: str | None = None,
+    ) -> ServerCapabilities:
+        experimental = experimental_capabilities or self.experimental
+        return super().get_capabilities(
+            notification_options, experimental, extensions, protocol_version=protocol_version
+        )
+
     def create_initialization_options(
         self,
         notification_options: NotificationOptions | None = None,
@@ -147,6 +166,8 @@ class _Handlers:
         peer.told_of_changes = peer.notify is not None and ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS
         client = ctx.session.client_params
         peer.is_host = client is not None and client.client_info.name in HOST_NAMES
+        if ctx.method != "initialize":
+            peer.ready.set()
         with audited(ctx.method, ctx.params, peer) as request:
             _allow(peer, Access.READ, ctx.method)
             try:
@@ -175,7 +196,9 @@ class _Handlers:
     async def list_resources(self, ctx: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
         own = [resource for provider in self._own.providers for resource in provider.list()]
         passed = await self._passing.resources(from_hosts=not peer_of(ctx).is_host)
-        return ListResourcesResult(resources=[*own, *passed])
+        # A source may have resources of the same name, as the kit's do; the host's own, which is read, says more.
+        known = {str(resource.uri) for resource in own}
+        return ListResourcesResult(resources=[*own, *(each for each in passed if str(each.uri) not in known)])
 
     async def list_templates(self, ctx: Context, params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
         own = [template for provider in self._own.providers for template in provider.templates()]

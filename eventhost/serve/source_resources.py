@@ -23,6 +23,7 @@ LOOK_S = 1.0
 """How soon a change is told."""
 
 _SHOWN: Final = 20
+_NEVER: Final = object()
 _URI: Final = re.compile(r"event-source://([^/?#]+)/(status|events)")
 _JSON: Final = "application/json"
 
@@ -82,7 +83,8 @@ class SourceResources:
                     mark = self._lookback.marks(unquote(found[1]))[found[2] == "events"]
                 except NotFound:
                     mark = None
-                if seen.setdefault(uri, mark) != mark:
+                # The first time, too: it may have changed since it was subscribed to.
+                if seen.get(uri, _NEVER) != mark:
                     await self._face.resource_updated(uri)
                     seen[uri] = mark
             seen = {uri: mark for uri, mark in seen.items() if uri in watched}

@@ -60,6 +60,7 @@ class Held:
         after = self.position
         with self._scope:
             try:
+                await anyio.lowlevel.checkpoint()  # it may have ended before it began
                 async for item in Subscription(bus, self.select, after, str(self.wanted)):
                     await notify(EMITTED, {"level": "info", "data": for_host(item, host, after)})
                     after = self.position = _number(item)

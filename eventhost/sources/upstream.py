@@ -65,7 +65,8 @@ class Upstream:
         """How many of this host's own events came back to it, and were left out."""
         self._file, self._host, self._globs, self._take, self._reject = file, host, list(globs), take, reject
         self._place = self._saved = _Place()
-        self._loaded = False
+        self._loaded = self._subscribed = False
+        self._pause_s = self._interval_s = 0.0
         self._saved_at = float("-inf")
         self._taking = anyio.Lock()
         self._behind = anyio.Event()
@@ -73,26 +74,32 @@ class Upstream:
     async def run(self, link: Link, interval_s: float) -> None:
         """Stay subscribed until cancelled; what cannot be had is reported, and tried again after a growing pause."""
         self._load()
-        pause_s = interval_s
+        self._pause_s = self._interval_s = interval_s
         try:
             while not link.ended.is_set():
                 try:
-                    await self._stay(link, await self._subscribe(link), interval_s)
-                    pause_s = interval_s
+                    await self._stay(link, await self._subscribe(link))
                 except (*NO_ANSWER, EventRejected) as error:
+                    self._subscribed = False
                     if link.ended.is_set():
                         return
                     self._reject(f"{SUBSCRIBE_EVENT}: {str(error) or f'no answer within {ANSWER_TIMEOUT_S:g} s'}")
-                    await anyio.sleep(pause_s)
-                    pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                    await anyio.sleep(self._pause_s)
+                    self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
         finally:
-            self.pushes = False
+            self._subscribed = self.pushes = False
             self.save()
 
     async def accept(self, batch: Batch) -> None:
-        """Take what was pushed, as far as nothing is missing before it."""
+        """Take what was pushed, as far as nothing is missing before it.
+
+        What comes before it is known by which numbers is left out; it is asked for then.
+        """
         async with self._taking:
-            events, seq = self._in_order(batch.events, self._place.seq)
+            said = batch.events
+            if not self._subscribed:
+                said = [event for event in said if Relay.of(event.metadata) is None]
+            events, seq = self._in_order(said, self._place.seq or 0)
             if events:
                 await self._take(Batch(events, batch.bytes, batch.at_most_bytes))
             self._reach(seq)
@@ -103,35 +110,33 @@ class Upstream:
         if before.seq is not None:
             arguments["after"] = before.seq
         answer: _Subscribed = await _call(link, SUBSCRIBE_EVENT, arguments, _Subscribed)
+        if before.seq is not None and answer.host != before.host:
+            # Its numbers have nothing to do with those of the other: it is heard from now on.
+            log.warning("upstream_is_another", file=self._file.name, host=answer.host)
+            await _call(link, "unsubscribe_event", {"subscriptionId": answer.subscription_id}, dict[str, Any])
+            self._place = _Place()
+            return await self._subscribe(link)
+        # All is new of a journal that began anew; of one that does not go as far any more, that is the cursor.
+        anew = before.seq is not None and answer.journal != before.journal
         async with self._taking:
-            seq = self._place.seq or 0  # further than before, if events were pushed meanwhile
-            if before.seq is None:
-                seq = max(seq, answer.cursor)
-            elif answer.host != before.host:
-                # Its numbers have nothing to do with those of the other. It is seen for the first time.
-                self._place = _Place()
-                raise EventRejected(f"another host answers than before, {answer.host}; it is heard from now on")
-            elif answer.journal != before.journal:
-                seq = 0  # its journal is another, and all that this one holds is new
-            elif answer.cursor < before.seq:
-                seq = answer.cursor  # so is this one: it does not go as far
-            self._place = _Place(answer.host, answer.journal, seq)
+            self._place = _Place(answer.host, answer.journal, 0 if anew else answer.cursor)
+            self._subscribed = True
         self.pushes = answer.delivery == "push"
         return answer
 
-    async def _stay(self, link: Link, subscribed: _Subscribed, interval_s: float) -> None:
+    async def _stay(self, link: Link, subscribed: _Subscribed) -> None:
         """Ask for what is pending, at once and again and again, until the subscription is no more."""
-        pause_s = interval_s
+        pause_s = self._interval_s
         while True:
             self._behind = anyio.Event()
             while await self._ask(link, subscribed):
-                pause_s = interval_s
+                pause_s = self._interval_s
             self.save()
             with anyio.move_on_after(pause_s):
                 await self._behind.wait()
-                pause_s = interval_s
+                pause_s = self._interval_s
                 continue
-            pause_s = min(CHECK_S, 2 * pause_s) if self.pushes else interval_s
+            pause_s = min(CHECK_S, 2 * pause_s) if self.pushes else self._interval_s
 
     async def _ask(self, link: Link, subscribed: _Subscribed) -> bool:
         """Take a page of what is pending; whether there is more."""
@@ -140,14 +145,15 @@ class Upstream:
         page: _Page = await _call(link, LIST_PENDING_EVENTS, arguments, _Page)
         async with self._taking:
             # What was pushed meanwhile is in the page, too, or comes after it.
-            events, seq = self._in_order([RawEvent.from_value(event) for event in page.events], self._place.seq)
+            events, seq = self._in_order([RawEvent.from_value(event) for event in page.events], self._place.seq or 0)
             if events:
                 size = len(msgspec.json.encode(page.events))
                 await self._take(Batch(events, size, size))
-            self._reach(max(seq or 0, page.cursor))
+            self._reach(max(seq, page.cursor))
+        self._pause_s = self._interval_s
         return page.more
 
-    def _in_order(self, said: Sequence[Received], seq: int | None) -> tuple[list[Received], int | None]:
+    def _in_order(self, said: Sequence[Received], seq: int) -> tuple[list[Received], int]:
         """Those that follow on `seq` without anything missing, and how far they go."""
         events: list[Received] = []
         for event in said:
@@ -155,8 +161,6 @@ class Upstream:
             if relay is None:
                 events.append(event)  # it came from no journal
                 continue
-            if seq is None:
-                seq = relay.after
             if relay.seq <= seq:
                 continue
             if relay.after > seq:
@@ -173,8 +177,8 @@ class Upstream:
                 events.append(msgspec.structs.replace(event, metadata=taken_in(event.metadata)))
         return events, seq
 
-    def _reach(self, seq: int | None) -> None:
-        if seq is not None and seq != self._place.seq:
+    def _reach(self, seq: int) -> None:
+        if seq > (self._place.seq or 0):
             self._place = msgspec.structs.replace(self._place, seq=seq)
             if time.monotonic() - self._saved_at >= SAVE_S:
                 self.save()

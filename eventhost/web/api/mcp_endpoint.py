@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import anyio
+import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventhost.access import Access
-from eventhost.serve import McpFace
+from eventhost.serve import McpFace, ToolFailed
+from eventhost.serve.channel import Channel, wanted
 from eventhost.serve.lines import Lines
 from eventhost.web.caller import caller_of
 from eventhost.web.endpoint import delete, get, post
+
+
+class LinesWanted(msgspec.Struct, frozen=True):
+    """`channel` makes it a channel for Claude Code, of the events that `match` says: globs, or a pattern as JSON."""
+
+    channel: bool = False
+    match: str | None = None
 
 
 class McpEndpoint:
@@ -35,9 +45,16 @@ class McpEndpoint:
         return self._answer
 
     @post("/mcp/lines", Access.READ)
-    async def lines(self, request: Request) -> ASGIApp:
+    async def lines(self, request: Request, query: LinesWanted) -> ASGIApp:
         """A session as lines of JSON both ways, which `eventhost mcp` joins to its stdin and stdout."""
-        return self._ending(Lines(self._face.server, caller_of(request.scope)))
+        caller = caller_of(request.scope)
+        if not query.channel:
+            return self._ending(Lines(self._face.server, caller))
+        try:
+            channel = Channel(self._face, wanted(query.match))
+        except ToolFailed as error:
+            raise HTTPException(400, str(error)) from None
+        return self._ending(Lines(self._face.channel_server, caller, channel))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
