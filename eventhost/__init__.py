@@ -11,10 +11,18 @@ if TYPE_CHECKING:
     from eventhost.bus import EnvEventBus
     from eventhost.environment import ServerEnvironment
     from eventhost.event import EnvEvent
-    from eventhost.sources import EventMcpClient, EventMcpManager
+    from eventhost.sources import EventMcpClient, EventMcpManager, get_mcp_sse_manager
     from eventhost.tools import McpManager
 
-__all__ = ["EnvEvent", "EnvEventBus", "EventMcpClient", "EventMcpManager", "McpManager", "ServerEnvironment"]
+__all__ = [
+    "EnvEvent",
+    "EnvEventBus",
+    "EventMcpClient",
+    "EventMcpManager",
+    "McpManager",
+    "ServerEnvironment",
+    "get_mcp_sse_manager",
+]
 
 _HOMES = {
     "EnvEvent": "eventhost.event",
@@ -23,6 +31,7 @@ _HOMES = {
     "EventMcpManager": "eventhost.sources",
     "McpManager": "eventhost.tools",
     "ServerEnvironment": "eventhost.environment",
+    "get_mcp_sse_manager": "eventhost.sources",
 }
 
 

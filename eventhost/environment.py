@@ -77,6 +77,7 @@ from eventhost.rules.letters import Handled, Several, handle, only
 from eventhost.rules.trial import Trial, try_rule
 from eventhost.sources import EventMcpClient, EventMcpManager, SourceStatus, newest_first, record
 from eventhost.sources.raw import Record
+from eventhost.sources.sse import SseManager
 from eventhost.tools import McpManager
 
 log = structlog.get_logger()
@@ -178,6 +179,9 @@ class ServerEnvironment:
             stack.push_async_callback(journal.aclose)
             last = await journal.read(journal.head - 1, 1) if journal.crashed else ()
             gaps = Gaps(self._say)
+            self._pool.on_gap = lambda name, from_ms, to_ms: gaps.tell(
+                Gap(Reason.UNRESUMED, from_ms=from_ms, to_ms=to_ms, more={"source": name})
+            )
             self.bus = await stack.enter_async_context(EnvEventBus(journal, gaps.tell))
             tracing = Tracing(self.config.journal.trace)
             self._record = None if tracing is Tracing.OFF else partial(record, journal)
@@ -385,6 +389,17 @@ class ServerEnvironment:
         if name not in statuses:
             raise NotFound(f"no source is called {name!r}; there are: {', '.join(statuses) or 'none'}")
         return statuses[name]
+
+    def sse(self, name: str) -> SseManager:
+        """The events of the source called `name`, of type `sse`, as handlers in this process get them.
+
+        Raises:
+            NotFound: there is none of this name, or it is of another type.
+        """
+        manager = self._sources.client(name).sse
+        if manager is None:
+            raise NotFound(f'the source {name!r} is not of type "sse"')
+        return manager
 
     async def start_source(self, name: str) -> None:
         """Start a source that is stopped, or do not wait any longer to start it again.

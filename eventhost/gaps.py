@@ -30,6 +30,8 @@ class Reason(StrEnum):
     """The journal no longer held what a rule had still to look at."""
     LAGGED = "lagged"
     """The journal no longer held what a watcher had still to be shown."""
+    UNRESUMED = "unresumed"
+    """A source was away, and its server cannot say what it said meanwhile."""
     OVERFLOW = "overflow"
     """A rule's shaping had no room to hold what it should have held."""
 
@@ -78,7 +80,7 @@ class Gaps:
 
     def tell(self, gap: Gap) -> None:
         """Have it said: at once, unless something was just a moment ago."""
-        key = (gap.reason, gap.more.get("rule"), gap.more.get("watcher"))
+        key = (gap.reason, *(gap.more.get(whose) for whose in ("rule", "watcher", "source")))
         before = self._untold.get(key)
         self._untold[key] = gap if before is None else before.followed_by(gap)
         self._told.set()

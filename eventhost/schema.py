@@ -28,6 +28,7 @@ from eventhost.config.shape import (
     Received,
     Root,
     Server,
+    Sse,
     Supervision,
 )
 from eventhost.rules.cases import CaseSpec
@@ -220,9 +221,22 @@ def _server(model: type[Server]) -> Callable[[_Definitions], Schema]:
         body, options = _host_part(model)(definitions), _host_part(Received)(definitions)
         body["additionalProperties"] = options["additionalProperties"] = True
         _fill(body, {"options": _or_null(options)})
+        # To any other type these keys are its own.
+        body["if"] = {"properties": {"type": {"const": "sse"}}, "required": ["type"]}
+        body["then"] = definitions.refer("Sse", _stream)
         return body
 
     return make
+
+
+def _stream(definitions: _Definitions) -> Schema:
+    body = _host_part(Sse)(definitions)
+    camel = body["properties"]
+    body["properties"] = {
+        key: camel[info.alias or name] for name, info in Sse.model_fields.items() for key in (name, info.alias or name)
+    }
+    body["additionalProperties"] = True
+    return body
 
 
 def _host_part(model: type[BaseModel]) -> Callable[[_Definitions], Schema]:

@@ -193,10 +193,9 @@ def test_a_whole_root_config_loads(site: Site) -> None:
     assert config.rules.value[0]["name"] == "greet"
     assert config.rules.at(0, "on").problem("x").line == 14
     assert config.journal == JournalConfig(path="./var/journal.db")
-    assert [str(problem) for problem in config.broken["mai"]] == [
-        "config.jsonc:8:28: mcp.clients.mai.type: plain SSE endpoints are not supported yet by this version; "
-        'write "type": "remote" if it speaks MCP over Streamable HTTP, else "enabled": false'
-    ]
+    mai = config.sources["mai"].server
+    assert (mai.kind, mai.enabled) == (ServerKind.SSE, True)
+    assert not config.broken
     assert not config.warnings
 
 
@@ -724,10 +723,7 @@ def test_a_clients_cwd_is_where_it_runs(site: Site) -> None:
             '"url": "http://…" or "module": "package.module"'
         ]),
         ({"enabled": True, "disabled": True}, ['disabled: "enabled" is given too; keep one of them']),
-        ({"type": "sse", "url": "http://h"}, [
-            "type: plain SSE endpoints are not supported yet by this version; "
-            'write "type": "remote" if it speaks MCP over Streamable HTTP, else "enabled": false'
-        ]),
+        ({"type": "sse", "enable": True}, ['type: type "sse" needs "server_url"; add it, or correct the type']),
         ([], ["expected an object, got a list"]),
         ("http://h", ["expected an object, got a string"]),
     ],
@@ -744,14 +740,11 @@ def test_a_bad_client_is_broken_and_harms_no_other(site: Site, said: Any, expect
 
 
 def test_what_is_wrong_with_a_client_that_is_off_is_a_warning(site: Site) -> None:
-    config = clients(site, {"a": {"type": "sse", "server_url": "http://h", "enable": False}})
+    config = clients(site, {"a": {"type": "sse", "server_url": "there", "enable": False}})
     assert (config.broken, config.sources, config.clients) == ({}, {}, {})
-    sse = {"type": "sse", "server_url": "http://h"}
-    config = clients(site, {"a": sse}, eventSources={"sources": {"a": {"enabled": False}}})
+    config = clients(site, {"a": {"type": "sse"}}, eventSources={"sources": {"a": {"enabled": False}}})
     assert (config.broken, config.sources, config.clients) == ({}, {}, {})
-    assert [problem.message for problem in config.warnings] == [
-        "plain SSE endpoints are not supported yet by this version"
-    ]
+    assert [problem.message for problem in config.warnings] == ['type "sse" needs "server_url"']
 
 
 def test_an_entry_without_a_server_is_broken(site: Site) -> None:

@@ -13,6 +13,7 @@ from eventhost.config.model import (
     ServerConfig,
     ServerKind,
     SourceConfig,
+    SseConfig,
     Timings,
     TlsConfig,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "ServerConfig",
     "ServerKind",
     "SourceConfig",
+    "SseConfig",
     "State",
     "Timings",
     "TlsConfig",

@@ -28,7 +28,7 @@ _TABLES: tuple[tuple[str, ...], ...] = (
 _URL_KEYS = ("url", "serverUrl", "httpUrl", "server_url")
 _CARRIED = {"type", "command", "args", "cwd", "env", "environment", "headers", "disabled", "enabled", *_URL_KEYS}
 _WITHOUT_MEANING = {"$schema", "source", "name"}
-_SECRET_NAME = re.compile(r"token|secret|passw|api[-_]?key|authorization|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"token|secret|passw|(?:api|auth)[-_]?key|authorization|credential", re.IGNORECASE)
 
 
 class Imported(NamedTuple):

@@ -80,7 +80,7 @@ def touched_sources(paths: Iterable[Path], config: EnvironmentConfig) -> set[str
     return {
         name
         for name, source in config.sources.items()
-        if source.folder in folders and source.server.kind is not ServerKind.REMOTE
+        if source.folder in folders and source.server.kind not in (ServerKind.REMOTE, ServerKind.SSE)
     }
 
 

@@ -39,6 +39,7 @@ from eventhost.config.shape import (
     Root,
     Server,
     Shape,
+    Sse,
     Supervision,
     Tls,
 )
@@ -359,7 +360,7 @@ class _Reading:
             self.warnings += chain.missing_secrets()
         if is_source:
             self.sources[group.name] = chain.source(server)
-        else:
+        elif chain.type != "sse":  # it has no tools
             self.clients[group.name] = server
 
     def _unknown_entry(self, group: Group) -> Problem:
@@ -388,9 +389,14 @@ class _Reading:
         for tree, shape, directory in places:
             try:
                 said.append(Said.read(tree, shape, directory))
-                self._warn_unknown(tree, shape.known(), passed_on=True)
             except ConfigError as error:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
-        return Chain(group.name, said, group.folder, self.root, self.variables)
+        chain = Chain(group.name, said, group.folder, self.root, self.variables)
+        stream = chain.type == "sse"
+        more = Sse.known() if stream else []
+        for tree, shape, _ in places:
+            # Of a stream there is no server that keys could be passed on to.
+            self._warn_unknown(tree, [*shape.known(), *more], passed_on=not stream)
+        return chain

@@ -26,6 +26,8 @@ class ServerKind(StrEnum):
     """A Streamable HTTP endpoint that somebody else runs."""
     INPROCESS = "inprocess"
     """A Python module in the host's own process."""
+    SSE = "sse"
+    """An endpoint that speaks `text/event-stream` and no MCP: a source without tools."""
 
 
 class Protocol(StrEnum):
@@ -45,6 +47,33 @@ class Timings:
     error_retry_s: float = 600.0
     stop_timeout_s: float = 2.0
     init_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SseConfig:
+    """How an `sse` endpoint is asked, and what its events become."""
+
+    auth_key: str = field(default="", repr=False)
+    connection_timeout_s: float = 30.0
+    read_timeout_s: float = 60.0
+    """So long it may be silent; 0: for ever."""
+    reconnect: bool = True
+    max_attempts: int = 10
+    """How many attempts in a row may fail; -1: any number."""
+    first_delay_s: float = 1.0
+    longest_delay_s: float = 60.0
+    backoff_factor: float = 2.0
+    buffer: int = 1000
+    """How many events are kept for Python users."""
+    log_events: bool = True
+    subscribed: tuple[str, ...] = ()
+    """Globs of the names of events that are taken; empty means any."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Event types by names of events; `*` is for all others, and stands for the name in its type."""
+    user_agent: str = ""
+    verify_tls: bool = True
+    cert: Path | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +97,8 @@ class ServerConfig:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     module: str = ""
     """`package.module` or `package.module:attribute` of an in-process server."""
+    sse: SseConfig | None = None
+    """Of an endpoint of kind `sse`."""
     protocol: Protocol = Protocol.LEGACY
     resources: tuple[str, ...] = ()
     """URIs to subscribe to; `*` stands for all that the server lists."""

@@ -17,6 +17,7 @@ from eventhost.config.folders import TOOLS_FOLDER, Folder, find_server, interpre
 from eventhost.config.model import Protocol, ServerConfig, ServerKind, SourceConfig, Timings
 from eventhost.config.secrets import missing, references, resolve
 from eventhost.config.shape import Client, Entry, Received, Server, Supervision
+from eventhost.config.sse import Place, read_sse
 from eventhost.config.tree import Tree, merge
 from eventhost.config.wording import did_you_mean, one_of
 from eventhost.errors import ConfigError, Problem
@@ -172,7 +173,8 @@ class Chain:
 
     @property
     def enabled(self) -> bool:
-        return _first([said.enabled for said in self.said], True)
+        # Plain event streams are configured as their users know it: switched on by `enable`.
+        return _first([said.enabled for said in self.said], self.type != "sse")
 
     def server(self, defaults: Supervision, *, enabled: bool, auto_start: bool = True) -> ServerConfig:
         """The connection.
@@ -239,14 +241,28 @@ class Chain:
         if declared is None:
             return way, self._said_server(way) if way else self._found_server()
         if declared.type == "sse":
-            mend = 'write "type": "remote" if it speaks MCP over Streamable HTTP, else "enabled": false'
-            message = "plain SSE endpoints are not supported yet by this version"
-            raise ConfigError([declared.tree.problem(message, mend=mend, at="type")])
+            return self._event_stream(declared, way)
         if declared.type != (_WAYS[way.ways[0]] if way else "local"):
             needed = next(key for key, kind in _WAYS.items() if kind == declared.type)
             message = f'type {json.dumps(declared.tree.value["type"])} needs "{needed}"'
             raise ConfigError([declared.tree.problem(message, mend="add it, or correct the type", at="type")])
         return way, self._said_server(way) if way else self._found_server()
+
+    def _event_stream(self, declared: Said, way: Said | None) -> tuple[Said | None, ServerConfig]:
+        if way is not None and way.ways != ["url"]:
+            message = f'type "sse" takes no "{way.ways[0]}"'
+            raise ConfigError(
+                [way.tree.problem(message, mend="remove it, or correct the type", at=way.ways[0], key=True)]
+            )
+        sse, index, url = read_sse([Place(said.tree, said.directory) for said in self.said])
+        if index is None:
+            message, mend = 'type "sse" needs "server_url"', "add it, or correct the type"
+            raise ConfigError([declared.tree.problem(message, mend=mend, at="type")])
+        place = self.said[index]
+        if wrong := _url_problem(url):
+            at = next(key for key in ("server_url", "serverUrl", "url") if place.tree.value.get(key) is not None)
+            raise ConfigError([place.tree.problem(wrong, mend='write "https://host/path", or http', at=at)])
+        return place, ServerConfig(self.name, ServerKind.SSE, place.directory, place.tree.file, url=url, sse=sse)
 
     def _said_server(self, way: Said) -> ServerConfig:
         said = way.server

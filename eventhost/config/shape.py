@@ -133,7 +133,6 @@ class Client(Server):
     )
     cwd: str | None = Field(default=None, description="Where a child runs, from the environment's folder.")
     disabled: bool | None = Field(default=None, description="`enabled`, the other way round.")
-    server_url: str | None = Field(default=None, alias="server_url", description="Of an `sse` client.")
 
 
 class Entry(Client):
@@ -172,6 +171,59 @@ class Spelled(Shape):
     def known(cls) -> list[str]:
         """The names of the keys it knows, in both spellings."""
         return list(dict.fromkeys([*super().known(), *cls.model_fields]))
+
+
+class Sse(Spelled):
+    """What an `sse` client says besides: an endpoint that speaks `text/event-stream` and no MCP."""
+
+    server_url: str | None = Field(
+        default=None,
+        description="Where its events are; `url` will do as well.",
+        examples=["https://example.org/events"],
+    )
+    auth_key: str | None = Field(default=None, description="Sent as a bearer token.", examples=["${env:SSE_KEY}"])
+    connection_timeout: Seconds | None = Field(
+        default=None, gt=0, description="How long it may take to answer; a bare number is seconds. By default 30."
+    )
+    read_timeout: Seconds | None = Field(
+        default=None,
+        description="How long it may send nothing at all; a bare number is seconds. By default 60; 0: for ever.",
+    )
+    enable_reconnect: bool | None = Field(default=None, description="Whether to connect again; by default it does.")
+    max_reconnect_attempts: int | None = Field(
+        default=None, ge=-1, description="So many attempts in a row may fail; by default 10; -1: any number."
+    )
+    initial_reconnect_delay: Seconds | None = Field(
+        default=None, description="The pause before the first attempt; a bare number is seconds. By default 1."
+    )
+    max_reconnect_delay: Seconds | None = Field(
+        default=None, description="The longest pause; a bare number is seconds. By default 60."
+    )
+    reconnect_backoff_factor: float | None = Field(
+        default=None, ge=1, description="By what each pause is longer than the last; by default 2.", examples=[2.0]
+    )
+    event_buffer_size: int | None = Field(
+        default=None, ge=1, description="How many of the last events are kept for Python users; by default 1000."
+    )
+    enable_event_logging: bool | None = Field(
+        default=None, description="Log each event, at the level `debug`; by default it does."
+    )
+    subscribed_events: Words | None = Field(
+        default=None,
+        description="Globs of the names of events that are taken; none given: all.",
+        examples=[["chat.message"]],
+    )
+    type_map: dict[str, Annotated[str, Field(min_length=1)]] | None = Field(
+        default=None,
+        description="Event types by the names of events; `*` is for all others, and stands for the name in its type.",
+        examples=[{"message": "mai.message", "*": "mai.*"}],
+    )
+    user_agent: str | None = Field(default=None, description="What the host calls itself.")
+    verify_ssl: bool | None = Field(
+        default=None, description="Whether to check the server's certificate; by default yes."
+    )
+    ssl_cert_path: str | None = Field(default=None, description="A client certificate, in PEM form.")
+    ssl_key_path: str | None = Field(default=None, description="Its key, unless it stands in the same file.")
 
 
 class Limits(Spelled):

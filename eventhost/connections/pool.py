@@ -44,6 +44,8 @@ class ConnectionPool:
         self._revised = anyio.Event()
         self.on_log: Callable[[str, str, Any], None] | None = None
         """Called with each log notification: server, level, data."""
+        self.on_gap: Callable[[str, int, int], None] | None = None
+        """Called where a source may have said what nobody heard: name, from when to when, in ms since the epoch."""
         self.on_resource_updated: Callable[[str], None] | None = None
         """Called with the URI of each resource of which its server says that it has changed."""
 
@@ -51,6 +53,11 @@ class ConnectionPool:
         """Wait until `revisions` are others than those."""
         while self.revisions == since:
             await self._revised.wait()
+
+    def tell_gap(self, name: str, from_ms: int, to_ms: int) -> None:
+        """Have it said that something of this source may be missing."""
+        if self.on_gap is not None:
+            self.on_gap(name, from_ms, to_ms)
 
     def _logged(self, server: str, level: str, data: Any) -> None:
         if self.on_log is not None:
@@ -91,9 +98,13 @@ class ConnectionPool:
         receiver: Receiver | None = None,
         serve: Callable[[Link], Coroutine[Any, Any, None]] | None = None,
         source_log: SourceLog | None = None,
+        make: Callable[..., Connection] = Connection,
     ) -> Connection:
-        """A connection that is not started yet, in the place of one with the same name, which must be stopped."""
-        connection = Connection(
+        """A connection that is not started yet, in the place of one with the same name, which must be stopped.
+
+        `make` takes what a `Connection` does, for one of another kind.
+        """
+        connection = make(
             config,
             self.surroundings,
             self._launches,

@@ -5,6 +5,17 @@ from eventhost.sources.client import EventMcpClient
 from eventhost.sources.dedup import newest_first
 from eventhost.sources.manager import EventMcpManager
 from eventhost.sources.raw import record
+from eventhost.sources.sse import SseEvent, SseManager, get_mcp_sse_manager
 from eventhost.sources.status import SourceStatus
 
-__all__ = ["EventMcpClient", "EventMcpManager", "EventSourceStatus", "SourceStatus", "newest_first", "record"]
+__all__ = [
+    "EventMcpClient",
+    "EventMcpManager",
+    "EventSourceStatus",
+    "SourceStatus",
+    "SseEvent",
+    "SseManager",
+    "get_mcp_sse_manager",
+    "newest_first",
+    "record",
+]

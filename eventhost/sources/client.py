@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 import msgspec
 import structlog
 
-from eventhost.config import SourceConfig
+from eventhost.config import ServerKind, SourceConfig
 from eventhost.connections import (
     Batch,
     Connection,
@@ -28,6 +29,8 @@ from eventhost.sources.dedup import DuplicateWindow
 from eventhost.sources.poll import offers_polling, poll
 from eventhost.sources.raw import Record
 from eventhost.sources.resources import ResourceWatch
+from eventhost.sources.sse import SseConnection, SseManager
+from eventhost.sources.sse.manager import offer, withdraw
 from eventhost.sources.status import Refused, SourceStatus
 from eventhost.sources.upstream import EVERYTHING, Upstream, subscribe
 from eventhost.wire import ACK
@@ -78,6 +81,8 @@ class EventMcpClient:
         self._upstream: Upstream | None = None
         self._polling = False
         self._pushed = False
+        self.sse: SseManager | None = None
+        """Of an `sse` source, what Python users see of its stream."""
         self._use(config)
 
     def get_name(self) -> str:
@@ -135,7 +140,7 @@ class EventMcpClient:
         return SourceStatus(
             name=self.config.name,
             status=connection.status,
-            way_in=self._way_in() if link else "",
+            way_in=self._way_in(),
             protocol=link.protocol if link else "",
             pid=link.pid if link else None,
             uptime_s=None if connection.up_since is None else round(time.monotonic() - connection.up_since, 3),
@@ -243,6 +248,10 @@ class EventMcpClient:
         self._polling = False
 
     def _way_in(self) -> str:
+        if self.config.server.kind is ServerKind.SSE:
+            return "" if self.connection.up_since is None else "sse"
+        if self.connection.link is None:
+            return ""
         polling = self._polling if self._upstream is None else not self._upstream.pushes
         return ("poll" if polling else "push") + ("+resources" if self._resources else "")
 
@@ -250,8 +259,16 @@ class EventMcpClient:
         self.config = config
         self._upstream = None
         self._profile = SourceProfile(config.name, config.event_types, config.metadata)
+        make: Callable[..., Connection] = Connection
+        if config.server.kind is ServerKind.SSE:
+            self.sse, self._acknowledger = self.sse or SseManager(config.name), None
+            make = partial(SseConnection, manager=self.sse, tell_gap=self._pool.tell_gap)
+            offer(self.sse)
+        elif self.sse is not None:
+            withdraw(self.sse)
+            self.sse, self._acknowledger = None, Acknowledger()
         self.connection: Connection = self._pool.add(
-            config.server, receiver=self, serve=self._serve, source_log=self._log
+            config.server, receiver=self, serve=self._serve, source_log=self._log, make=make
         )
 
 

@@ -12,6 +12,7 @@ from eventhost.errors import NotFound
 from eventhost.sources.client import EventMcpClient, Publish
 from eventhost.sources.dedup import DuplicateWindows
 from eventhost.sources.raw import Record
+from eventhost.sources.sse.manager import withdraw
 from eventhost.sources.status import SourceStatus
 
 
@@ -50,6 +51,9 @@ class EventMcpManager:
         async with anyio.create_task_group() as tasks:
             for client in self._clients.values():
                 tasks.start_soon(client.disconnect)
+        for client in self._clients.values():
+            if client.sse is not None:
+                withdraw(client.sse)
 
     async def remove(self, names: Iterable[str]) -> None:
         """Stop and forget these sources."""
@@ -58,7 +62,8 @@ class EventMcpManager:
             for name in names:
                 tasks.start_soon(self._pool.remove, name)
         for name in names:
-            del self._clients[name]
+            if (sse := self._clients.pop(name).sse) is not None:
+                withdraw(sse)
             self.windows.drop(name)
 
     def client(self, name: str) -> EventMcpClient:

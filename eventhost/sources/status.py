@@ -24,7 +24,7 @@ class SourceStatus:
     name: str
     status: EventSourceStatus
     way_in: str
-    """How events come in: `push`, `poll`, `resources`, or several joined by `+`; empty until connected."""
+    """How events come in: `sse`, or `push`, `poll`, `resources`, or several joined by `+`; empty until connected."""
     protocol: str
     """The negotiated protocol version; empty until connected."""
     pid: int | None

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 HIDDEN: Final = "(hidden)"
 
 _TABLES: Final = frozenset(("env", "environment", "headers"))
-_SECRET: Final = re.compile(r"token|secret|passw|api[-_]?key|authorization|credential", re.IGNORECASE)
+_SECRET: Final = re.compile(r"token|secret|passw|(?:api|auth)[-_]?key|authorization|credential", re.IGNORECASE)
 
 
 def shown(value: Any, *, hide: bool = False) -> Any:
