@@ -15,12 +15,20 @@ from anyio.abc import TaskGroup, TaskStatus
 from eventhost import EnvEvent, ServerEnvironment
 from eventhost.sources import upstream
 from eventhost.web.server import Listening, serving
-from tests.hosting import PACKAGES, until
+from tests.hosting import PACKAGES, TINY, until
 
 pytestmark = pytest.mark.anyio
 
 QUICK = {"startsecs": 0, "stopTimeout": "500ms"}
 POLL = "50ms"
+
+
+ASKED = """
+def subscribe(eventType):
+    emit("asked", payload={"for": eventType})
+    return text("ok")
+TOOLS["subscribe_event"] = subscribe
+"""
 
 
 class Host:
@@ -59,14 +67,14 @@ class Host:
     def source(self, name: str, way: str = "push", **more: Any) -> dict[str, Any]:
         """How another host's config says that this one is a source of it."""
         client: dict[str, Any] = {"type": "remote", "url": f"{self.listening.url}/mcp"}
-        if way == "poll":
-            client["protocol"] = "modern"
-        if way == "stdio":
+        if way in ("stdio", "modern stdio"):
             client = {
                 "type": "local",
                 "command": [sys.executable, "-m", "eventhost", "mcp", "--env", str(self.root)],
                 "environment": {"PYTHONPATH": PACKAGES},
             }
+        if way in ("poll", "modern stdio"):
+            client["protocol"] = "modern"
         entry = {"client": client, "options": {"pollInterval": POLL, **more}}
         return {"eventSources": {"sources": {name: entry}}}
 
@@ -111,7 +119,9 @@ async def hosts(tmp_path: Path) -> AsyncIterator[Callable[[str], Host]]:
             await host.stop()
 
 
-@pytest.mark.parametrize(("way", "way_in"), [("push", "push"), ("poll", "poll"), ("stdio", "push")])
+@pytest.mark.parametrize(
+    ("way", "way_in"), [("push", "push"), ("poll", "poll"), ("stdio", "push"), ("modern stdio", "push")]
+)
 async def test_what_happens_on_one_host_arrives_on_the_other(
     hosts: Callable[[str], Host], way: str, way_in: str
 ) -> None:
@@ -295,3 +305,33 @@ async def test_another_host_at_the_same_place_is_heard_from_now_on(hosts: Callab
     await until(heard)
     await c.publish("n", number=20)
     assert [event.payload["number"] for event in await b.gets("n", 4)] == [0, 1, 2, 20]
+
+
+async def test_an_event_bears_the_hosts_that_it_came_through(hosts: Callable[[str], Host]) -> None:
+    a, b, c = hosts("a"), hosts("b"), hosts("c")
+    await a.start()
+    await b.start(mcp=a.source("a"))
+    await b.hears("a")
+    await c.start(mcp=b.source("b"))
+    await c.hears("b")
+    said = await a.publish("n")
+    (event,) = await c.gets("n")
+    (between,) = await b.env.bus.journal.read(b.env.bus.journal.head - 1, 1)
+    assert said == between.event.metadata["relay"]["seq"]
+    assert event.metadata["relay"] == {
+        "via": [a.env.host_id, b.env.host_id],
+        "hops": 2,
+        "seq": between.seq,
+        "source_name": "a",
+    }
+
+
+async def test_a_source_that_is_no_host_is_asked_for_what_is_wanted_of_it(hosts: Callable[[str], Host]) -> None:
+    b = hosts("b")
+    server = b.root / "server.py"
+    server.write_text(TINY.replace("#BODY#", ASKED))
+    client = {"type": "local", "command": [sys.executable, "-I", "-S", str(server)]}
+    entry = {"client": client, "options": {"subscribeEvents": ["door.*", "window.*"]}}
+    await b.start(eventSources={"sources": {"asked": entry}})
+    found = await b.gets("asked", 2)
+    assert [event.payload for event in found] == [{"for": "door.*"}, {"for": "window.*"}]

@@ -65,7 +65,8 @@ class Held:
                     await notify(EMITTED, {"level": "info", "data": for_host(item, host, after)})
                     after = self.position = _number(item)
             except Exception as error:
-                log.debug("peer_not_told", method=EMITTED, error=repr(error))
+                log.warning("subscription_ended", subscriber=self.owner, error=repr(error))
+                self._close()  # whoever asks for it is told so, and can subscribe again
 
 
 class Subscriptions:

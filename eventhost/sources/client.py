@@ -217,6 +217,8 @@ class EventMcpClient:
                     tasks.start_soon(self._poll, link)
                 elif self._acknowledger is not None:
                     tasks.start_soon(self._acknowledger.run, link)
+                if self.config.subscribe and not link.is_host:
+                    tasks.start_soon(subscribe, link, self.config.subscribe, self.reject)
                 if wanted and link.capabilities.resources is not None:
                     self._resources = ResourceWatch(link, wanted, self._take, self.reject)
                     tasks.start_soon(self._resources.run)
@@ -237,9 +239,7 @@ class EventMcpClient:
         return Upstream(file, self._host, globs, self._take, self.reject)
 
     async def _poll(self, link: Link) -> None:
-        if self.config.subscribe and not link.is_host:
-            await subscribe(link, self.config.subscribe, self.reject)
-        elif link.is_host:
+        if link.is_host:
             return  # what it has pending is for who has subscribed
         self._polling = await offers_polling(link)
         if not self._polling:
