@@ -168,14 +168,18 @@ def _stale_schemas(root: Path) -> list[Problem]:
 
 @app.command("import", rich_help_panel=_PANEL)
 def import_clients(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file with mcpServers, as desktop clients write it.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A file with mcpServers, as desktop clients write it, or with [mcp_sse]."),
+    ],
     env: EnvOption = None,
 ) -> None:
     """Take over the MCP servers that another program has configured, as clients of this environment."""
     config = (folder(env) / CONFIG_FILE).resolve()
     from eventhost.config.clients import add_clients, read_clients
+    from eventhost.config.mcp_sse import read_mcp_sse
 
-    imported = read_clients(file)
+    imported = read_mcp_sse(file) if file.suffix == ".toml" else read_clients(file)
     try:
         text = config.read_bytes().decode()
         _replace(config, add_clients(text, imported.clients, CONFIG_FILE).encode())

@@ -150,6 +150,30 @@ def _act(name: str, verb: str, env: str | None) -> None:
     print_rows(("name", "status"), [(status["name"], status["status"])])
 
 
+@app.command("test")
+def try_source(
+    name: Name,
+    reconnect: Annotated[
+        bool, typer.Option("--reconnect", help="Drop the connection in the middle, and see that it is resumed.")
+    ] = False,
+    seconds: Annotated[float, typer.Option("--for", min=0.1, metavar="SECONDS", help="For how long.")] = 10.0,
+    count: Annotated[int, typer.Option("--events", "-n", min=0, help="End after so many events; 0: only in time.")] = 0,
+    as_json: JsonOption = False,
+    env: EnvOption = None,
+) -> None:
+    """Connect to an endpoint of type `sse` as configured, and print what it says and how much of each type.
+
+    It needs no running host, and takes nothing away from one. Exit code 1 if it cannot be reached, or not again.
+    """
+    root = folder(env)
+    from eventhost.cli.logs import configure_logging
+    from eventhost.cli.source_test import try_stream
+
+    configure_logging("critical")  # what there is to say is printed
+    if not try_stream(root, name, seconds=seconds, count=count, reconnect=reconnect, as_json=as_json):
+        raise typer.Exit(1)
+
+
 @app.command()
 def new(
     name: Name,

@@ -395,7 +395,7 @@ class _Reading:
             raise ConfigError(problems)
         chain = Chain(group.name, said, group.folder, self.root, self.variables)
         stream = chain.type == "sse"
-        more = Sse.known() if stream else []
+        more = ["type", *Sse.known()] if stream else []
         for tree, shape, _ in places:
             # Of a stream there is no server that keys could be passed on to.
             self._warn_unknown(tree, [*shape.known(), *more], passed_on=not stream)

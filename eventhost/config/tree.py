@@ -260,8 +260,9 @@ def _names(model: type[BaseModel], path: Path) -> list[str]:
 def _steps(annotation: Any, part: str | int) -> Iterator[tuple[Any, FieldInfo | None]]:
     if isinstance(part, str):
         for model in _models(annotation):
+            spelled_both_ways = model.model_config.get("populate_by_name", False)
             for name, info in model.model_fields.items():
-                if part == (info.alias or name):
+                if part == (info.alias or name) or (part == name and spelled_both_ways):
                     yield info.annotation, info
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
