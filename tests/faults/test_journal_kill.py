@@ -68,6 +68,7 @@ def killed(path: Path, durability: str, kill: int, after_lines: int) -> list[str
 
 
 @pytest.mark.anyio
+@pytest.mark.timeout(120 + KILLS * 3)
 @pytest.mark.parametrize("durability", ["full", "normal"])
 async def test_what_was_told_to_be_kept_survives_the_kill(durability: str, tmp_path: Path) -> None:
     path, random = tmp_path / "journal.db", Random(KILLS)
