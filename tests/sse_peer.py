@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
 import anyio.abc
+from anyio.streams.tls import TLSListener
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nconnection: close\r\n\r\n"
 
@@ -52,18 +54,27 @@ def status(number: int, **headers: str) -> Answer:
     return answer
 
 
+class _Quiet(TLSListener):
+    """Says nothing of a handshake that fails: clients that refuse a certificate are the point."""
+
+    @staticmethod
+    async def handle_handshake_error(exc: BaseException, stream: anyio.abc.AnyByteStream) -> None:
+        await stream.aclose()
+
+
 class SsePeer:
     """Serves on `url` while its block lasts: each connection gets the next answer, and the last one for ever."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answers = list(answers)
         self.asked: list[Asked] = []
         self.port = 0
+        self._tls = tls
         self._scopes: dict[int, anyio.CancelScope] = {}
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/events"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}/events"
 
     def hang_up(self) -> None:
         """Break off all connections."""
@@ -74,8 +85,9 @@ class SsePeer:
     async def serving(self) -> AsyncIterator[SsePeer]:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        served = listener if self._tls is None else _Quiet(listener, self._tls, standard_compatible=False)
         async with listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, self._connection)
+            tasks.start_soon(served.serve, self._connection)
             yield self
             tasks.cancel_scope.cancel()
 

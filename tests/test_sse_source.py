@@ -20,6 +20,7 @@ from eventhost.connections import EventSourceStatus
 from eventhost.errors import ConnectionLost
 from eventhost.sources.sse import SseConnection, SseEvent
 from eventhost.sources.sse import connection as connecting
+from eventhost.sources.sse import manager as managing
 from tests.hosting import Hosting, hosting, source_config, until
 from tests.sse_peer import HEAD, Asked, SsePeer, status, stream
 
@@ -445,7 +446,7 @@ async def test_after_so_many_attempts_it_is_in_error_until_it_is_tried_again(
         client = host.source(endpoint(host, peer, max_attempts=most))
         await host.becomes("mai", ERROR)
         assert len(peer.asked) == asked
-        assert f"HTTP 404 Whatever; gave up after {most} attempts" in str(client.connection.last_error)
+        assert f"HTTP 404 Whatever; gave up, as max_reconnect_attempts is {most}" in str(client.connection.last_error)
 
 
 async def test_after_an_error_it_is_tried_again_when_error_retry_says_so(host: Hosting) -> None:
@@ -544,6 +545,26 @@ async def test_handlers_get_what_comes(host: Hosting) -> None:
         assert sse.get_recent_events(1) == all_of_them[1:]
         assert sse.get_recent_events(10) == all_of_them
         assert sse.get_recent_events(0) == []
+
+
+async def test_a_handler_that_takes_too_long_is_given_up(host: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managing, "HANDLER_S", 0.01)
+    heard: list[SseEvent] = []
+
+    async def never(event: SseEvent) -> None:
+        await anyio.sleep_forever()
+
+    async with SsePeer(stream(numbered(1, 2), hold=True)).serving() as peer:
+        client = host.sources.add(source_config(endpoint(host, peer)))
+        assert client.sse is not None
+        client.sse.register_global_event_handler(never)
+        client.sse.register_global_event_handler(heard.append)
+        with capture_logs() as logs:
+            client.start()
+            await until(lambda: len(heard) == 2)
+        assert client.sse.get_stats()["handler_errors"] == 2
+        told = [entry["error"] for entry in logs if entry["event"] == "sse_handler_failed"]
+        assert told == ["took longer than 0.01 s"] * 2
 
 
 async def test_handlers_have_had_all_that_came_when_a_source_is_stopped(host: Hosting) -> None:

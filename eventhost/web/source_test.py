@@ -109,6 +109,8 @@ def _program(server: ServerConfig) -> Check:
 async def _server(environment: ServerEnvironment, status: SourceStatus) -> Check:
     client = environment.get_event_mcp_manager().get_clients().get(status.name)
     link = client.connection.link if client is not None else None
+    if link is None and status.way_in == "sse":
+        return Check("server", True, "its event stream is open")
     if link is None:
         because = f": {status.last_error}" if status.last_error else ""
         failed = status.status in (EventSourceStatus.ERROR, EventSourceStatus.BACKOFF)

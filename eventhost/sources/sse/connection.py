@@ -231,7 +231,7 @@ class SseConnection(Connection):
             self.last_error = f"{self.last_error}; enable_reconnect is false, so it is not tried again"
         used_up = 0 <= sse.max_attempts <= self._in_row
         if used_up and not lasting:
-            self.last_error = f"{self.last_error}; gave up after {self._in_row} attempts (max_reconnect_attempts)"
+            self.last_error = f"{self.last_error}; gave up, as max_reconnect_attempts is {sse.max_attempts}"
         if lasting or used_up or isinstance(failure, NoStream):
             self._become(EventSourceStatus.ERROR)
             log.error("source_failed", source=name, attempts=self._in_row, error=self.last_error)

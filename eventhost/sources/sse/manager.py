@@ -162,18 +162,18 @@ class SseManager:
             await self._idle.wait()
 
     async def _call(self, handler: Handler, event: SseEvent) -> None:
+        told = {"source": self.name, "handler": getattr(handler, "__qualname__", type(handler).__name__)}
         try:
-            with anyio.fail_after(HANDLER_S):
+            with anyio.move_on_after(HANDLER_S) as limit:
                 result = handler(event)
                 if inspect.isawaitable(result):
                     await result
+            if limit.cancelled_caught:
+                self._failed += 1
+                handler_log.error("sse_handler_failed", **told, error=f"took longer than {HANDLER_S:g} s")
         except Exception as error:
             self._failed += 1
-            called = getattr(handler, "__qualname__", type(handler).__name__)
-            reason = f"took longer than {HANDLER_S:g} s" if isinstance(error, TimeoutError) else repr(error)
-            handler_log.exception(
-                "sse_handler_failed", source=self.name, handler=called, type=event.event_type, error=reason
-            )
+            handler_log.exception("sse_handler_failed", **told, type=event.event_type, error=repr(error))
 
     def _shorten(self) -> None:
         while len(self._recent) > self._kept or (self._recent_bytes > KEPT_BYTES and len(self._recent) > 1):
