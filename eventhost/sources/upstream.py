@@ -33,6 +33,8 @@ EVERYTHING: Final = ("*",)
 
 CHECK_S: Final = 15.0
 """Where events are pushed, how often it is asked whether one did not come; at first sooner."""
+WAIT_S: Final = 20.0
+"""Where nothing can be pushed, how long the other host waits for an event before it answers that there is none."""
 SAVE_S: Final = 1.0
 
 _PAGE: Final = 1000
@@ -126,22 +128,33 @@ class Upstream:
 
     async def _stay(self, link: Link, subscribed: _Subscribed) -> None:
         """Ask for what is pending, at once and again and again, until the subscription is no more."""
-        pause_s = self._interval_s
+        pause_s, wait_s = self._interval_s, 0.0
         while True:
             self._behind = anyio.Event()
-            while await self._ask(link, subscribed):
-                pause_s = self._interval_s
+            try:
+                while await self._ask(link, subscribed, wait_s):
+                    pause_s = self._interval_s
+            except NO_ANSWER as error:
+                if link.ended.is_set():
+                    return
+                self._reject(f"{LIST_PENDING_EVENTS}: {str(error) or f'no answer within {ANSWER_TIMEOUT_S:g} s'}")
+                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            else:
+                pause_s = min(CHECK_S, 2 * pause_s) if self.pushes else self._interval_s
+                wait_s = 0.0 if self.pushes else WAIT_S
             self.save()
             with anyio.move_on_after(pause_s):
                 await self._behind.wait()
                 pause_s = self._interval_s
-                continue
-            pause_s = min(CHECK_S, 2 * pause_s) if self.pushes else self._interval_s
 
-    async def _ask(self, link: Link, subscribed: _Subscribed) -> bool:
+    async def _ask(self, link: Link, subscribed: _Subscribed, wait_s: float) -> bool:
         """Take a page of what is pending; whether there is more."""
-        cursor = self._place.seq or 0
-        arguments = {"subscriptionId": subscribed.subscription_id, "cursor": cursor, "limit": _PAGE}
+        arguments = {
+            "subscriptionId": subscribed.subscription_id,
+            "cursor": self._place.seq or 0,
+            "limit": _PAGE,
+            "waitMs": int(wait_s * 1000),
+        }
         page: _Page = await _call(link, LIST_PENDING_EVENTS, arguments, _Page)
         async with self._taking:
             # What was pushed meanwhile is in the page, too, or comes after it.
