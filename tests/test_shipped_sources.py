@@ -25,6 +25,7 @@ import anyio
 import httpx2
 import json5
 import pytest
+from database_cases import drive_database
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
@@ -217,6 +218,7 @@ DRIVERS: dict[str, Callable[[Callable[[str], Any], Case, Path], Awaitable[list[E
     "timer": drive_timer,
     "webhook": drive_webhook,
     "file-watcher": drive_file_watcher,
+    "database": drive_database,
 }
 
 

@@ -1,0 +1,156 @@
+"""The database source with SQLite, without its drivers, and in a whole host; the servers have files of their own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hosting import until
+from servers.postgres import Postgres, postgres
+from source_process import Event, source_process
+from test_shipped_sources import modules_of
+
+from eventhost.environment import ServerEnvironment
+from eventhost.errors import ConfigError
+
+SOURCE = Path(__file__).parents[1] / "eventsources" / "database"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data.db"
+
+
+def write(file: Path, *statements: str) -> None:
+    connection = sqlite3.connect(file, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def config(file: Path, tables: Any, **more: Any) -> dict[str, Any]:
+    return {"database": {"url": f"sqlite:///{file}", "tables": tables, "interval": 20, **more}}
+
+
+async def test_an_sqlite_file_in_use_is_followed_from_when_it_is_there(file: Path, tmp_path: Path) -> None:
+    async with source_process(SOURCE, config(file, ["note"]), tmp_path / "state") as source:
+        await source.logged("cannot be read")
+        write(file, "PRAGMA journal_mode = WAL", "CREATE TABLE other (x)")
+        await source.logged("there is no table note")
+        write(file, "CREATE TABLE note (id INTEGER PRIMARY KEY, text)", "INSERT INTO note VALUES (1, 'there')")
+        await source.logged("connected")
+        write(file, "INSERT INTO note VALUES (2, 'b')", "DELETE FROM note WHERE id = 1")
+        events = await source.count(2)
+    assert [(event["type"], event["payload"]["old"], event["payload"]["new"]) for event in events] == [
+        ("database.insert", None, {"id": 2, "text": "b"}),
+        ("database.delete", {"id": 1, "text": "there"}, None),
+    ]
+
+
+async def test_a_file_that_takes_the_place_of_another_is_compared_with_it(file: Path, tmp_path: Path) -> None:
+    make = "CREATE TABLE note (id INTEGER PRIMARY KEY, text)"
+    write(file, make, "INSERT INTO note VALUES (1, 'a'), (2, 'b')")
+    async with source_process(SOURCE, config(file, ["note"]), tmp_path / "state") as source:
+        await source.logged("connected")
+        write(tmp_path / "new.db", make, "INSERT INTO note VALUES (2, 'c')")
+        (tmp_path / "new.db").replace(file)
+        events = await source.count(2)
+    assert [event["type"] for event in events] == ["database.update", "database.delete"]
+
+
+@pytest.mark.parametrize("tables", [["line"], {"line": {"cursor": "id"}}], ids=["compared", "growing"])
+async def test_a_source_that_is_killed_loses_nothing_and_what_it_repeats_is_the_same(
+    file: Path, tmp_path: Path, tables: Any
+) -> None:
+    write(file, "CREATE TABLE line (id INTEGER PRIMARY KEY, text)")
+    accepted: dict[str, Event] = {}
+
+    def first_700(event: Event) -> bool:
+        if len(accepted) < 700:
+            accepted[event["id"]] = event
+        return event["id"] in accepted
+
+    async with source_process(SOURCE, config(file, tables), tmp_path / "state") as source:
+        await source.logged("connected")
+        source.accepts = first_700
+        numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 2000) SELECT x, 'x' FROM n"
+        write(file, f"INSERT INTO line {numbers}")
+        await source.until(lambda: len(accepted) == 700)
+        source.kill()
+    async with source_process(SOURCE, config(file, tables), tmp_path / "state") as source:
+        await source.until(lambda: source.events and source.events[-1]["payload"]["new"]["id"] == 2000)
+        for event in source.events:
+            assert accepted.setdefault(event["id"], event) == event
+    assert [event["payload"]["new"]["id"] for event in accepted.values()] == list(range(1, 2001))
+
+
+async def test_a_large_table_is_compared_without_holding_it(file: Path, tmp_path: Path) -> None:
+    write(file, "CREATE TABLE line (id INTEGER PRIMARY KEY, text)")
+    numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 20000)"
+    write(file, f"INSERT INTO line {numbers} SELECT x, hex(randomblob(1000)) FROM n")  # 40 MB
+    async with source_process(SOURCE, config(file, ["line"]), tmp_path / "state") as source:
+        await source.logged("connected")
+        write(file, "UPDATE line SET text = 'x' WHERE id = 19999")
+        (event,) = await source.count(1)
+        assert event["payload"]["new"] == {"id": 19999, "text": "x"}
+        assert source.peak_memory_bytes() < 100_000_000
+
+
+@pytest.mark.parametrize(("url", "driver"), [("postgresql://h/d", "psycopg"), ("mysql://h/d", "pymysql")])
+async def test_a_driver_that_is_not_installed_is_told_with_what_to_install(
+    url: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with modules_of("database") as load:
+        server = load("server")
+        monkeypatch.setattr(server, "find_spec", lambda name: None)
+        monkeypatch.setenv("MCP_SERVER_CONFIG", json.dumps({"database": {"url": url, "tables": ["a"]}}))
+        with pytest.raises(
+            ConfigError, match=rf"d needs the Python package {driver}; pip install 'eventhost\[database]'"
+        ):
+            server.wanted()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+async def test_a_rule_runs_for_a_row_that_was_added_in_a_whole_host(
+    server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", "trusted without")
+    server.sql("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+    root = tmp_path / "environment"
+    rule = {
+        "name": "large",
+        "on": "database.insert",
+        "when": "payload.table == 'orders'",
+        "do": {"emit": "order.seen", "payload": {"id": "{{ payload.new.id }}"}},
+    }
+    root.mkdir()
+    (root / "config.jsonc").write_text(json.dumps({"id": "test", "rules": [rule], "journal": {"type": "memory"}}))
+    async with ServerEnvironment.from_path(root) as env, anyio.create_task_group() as tasks:
+        tasks.start_soon(env.watch)
+        ignore = shutil.ignore_patterns("golden", "__pycache__", "config.jsonc")
+        shutil.copytree(SOURCE, root / "made", ignore=ignore)
+        database = {"url": server.url(), "password": "${env:SHOP_PASSWORD}", "tables": ["orders"]}
+        settings = {"name": "database", "enabled": True, "database": database, "eventTypes": ["database.*"]}
+        (root / "made" / "config.jsonc").write_text(json.dumps(settings))
+        (root / "eventsources").mkdir()
+        (root / "made").rename(root / "eventsources" / "database")
+        await until(lambda: server.sql("SELECT 1 FROM pg_replication_slots WHERE active"))
+        server.sql("INSERT INTO orders VALUES (7, 'a')")
+        with anyio.fail_after(30):
+            async for item in env.bus.subscribe(("order.*",), after=0):
+                assert item.event.payload == {"id": 7}  # type: ignore[union-attr]
+                break
+        tasks.cancel_scope.cancel()
