@@ -20,7 +20,7 @@ from eventhost.connections import EventSourceStatus
 from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConfigError, NotFound
 from eventhost.gaps import GAP
-from eventhost.web.source_test import tested
+from eventhost.web import source_test
 from tests.hosting import until
 from tests.sse_peer import SsePeer, status, stream
 from tests.test_cli import run
@@ -194,7 +194,7 @@ async def test_a_stream_is_switched_reloaded_and_told_like_any_source(tmp_path: 
             assert (sse.is_running(), sse.is_connected()) == (True, True)
             shown = env.source_status("mai")
             assert (shown.status, shown.way_in, shown.pid, shown.protocol) == (RUNNING, "sse", None, "")
-            test = await tested(env, "mai")
+            test = await source_test.tested(env, "mai")
             assert (test.passed, test.checks[2].passed) == (True, True)
             await env.restart_source("mai")
             await until(lambda: len(peer.asked) == 2)

@@ -21,6 +21,7 @@ from eventhost.errors import ConnectionLost
 from eventhost.sources.sse import SseConnection, SseEvent
 from eventhost.sources.sse import connection as connecting
 from eventhost.sources.sse import manager as managing
+from eventhost.sources.sse import position as positions
 from tests.hosting import Hosting, hosting, source_config, until
 from tests.sse_peer import HEAD, Asked, SsePeer, status, stream
 
@@ -252,7 +253,10 @@ async def test_a_position_that_cannot_be_read_is_none(tmp_path: Path, content: s
         assert [entry["logger"] for entry in logs if entry["event"] == "sse_position_unusable"] == ["mcp.sse_client"]
 
 
-async def test_the_position_is_written_only_after_the_events_were_accepted(host: Hosting, tmp_path: Path) -> None:
+async def test_the_position_is_written_only_after_the_events_were_accepted(
+    host: Hosting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(positions, "EVERY_S", 0)
     file = tmp_path / "var/state/mai/sse.json"
     accepted, go_on = anyio.Event(), anyio.Event()
 
@@ -265,6 +269,7 @@ async def test_the_position_is_written_only_after_the_events_were_accepted(host:
     async with SsePeer(stream(numbered(1, 2), hold=True)).serving() as peer:
         host.source(endpoint(host, peer))
         await accepted.wait()
+        await until(file.exists)
         assert json.loads(file.read_text())["lastEventId"] == ""
         go_on.set()
         await until(lambda: json.loads(file.read_text())["lastEventId"] == "2")

@@ -72,11 +72,13 @@ class SseConnection(Connection):
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._manager.handle)
+                tasks.start_soon(self._position.keep)
                 await super().run()
                 with anyio.move_on_after(self.config.timings.stop_timeout_s):
                     await self._manager.handled()
                 tasks.cancel_scope.cancel()
         finally:
+            self._position.write()
             self._handled.set()
 
     async def stop(self) -> None:
@@ -126,7 +128,7 @@ class SseConnection(Connection):
         lasted_s = 0.0
         if self.up_since is not None:
             lasted_s = time.monotonic() - self.up_since
-            self._position.save(self._position.last_id)
+            self._position.reached(self._position.last_id)
         self._opening = self.up_since = None
         return self._delivered > 0 or lasted_s > self.sse.longest_delay_s
 
@@ -159,7 +161,7 @@ class SseConnection(Connection):
             self.log.say("warning", "the server gives no ids: what it said while it was away may be missing")
             if self._tell_gap is not None:
                 self._tell_gap(self.config.name, before_ms, int(time.time() * 1000))
-        self._position.save(resumed_from)
+        self._position.reached(resumed_from)
         self._become(EventSourceStatus.RUNNING)
 
     async def _read(self, chunks: AsyncIterator[bytes], parser: StreamParser) -> None:
@@ -178,7 +180,7 @@ class SseConnection(Connection):
             self._delivered += len(events) + parser.refused - refused
             refused = parser.refused
             if events or parser.last_id != self._position.last_id:
-                self._position.save(parser.last_id)
+                self._position.reached(parser.last_id)
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
         """What comes next; nothing at a stop.

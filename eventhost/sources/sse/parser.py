@@ -18,6 +18,7 @@ LONGEST_RETRY_MS: Final = 10**12
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LF: Final = 0x0A
+_COLON: Final = 0x3A
 
 
 class StreamEvent(msgspec.Struct, frozen=True, gc=False):
@@ -110,8 +111,8 @@ class StreamParser:
                 if event is not None:
                     events.append(event)
             elif line.startswith(b"data:"):
-                self._add(line[6:] if line[5:6] == b" " else line[5:])
-            elif line[0] != 0x3A:  # a comment begins with a colon
+                self._add(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif line[0] != _COLON:  # with which a comment begins
                 field, _, value = line.partition(b":")
                 self._set(field, value.removeprefix(b" "))
 

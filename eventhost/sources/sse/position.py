@@ -8,11 +8,15 @@ import time
 from pathlib import Path
 from typing import Final
 
+import anyio
 import msgspec
 
 from eventhost.sources.sse.names import client_log as log
 
 FILE: Final = "sse.json"
+
+EVERY_S: Final = 1.0
+"""It is written at most this often: what comes again after a crash is known by its id."""
 
 
 class _Written(msgspec.Struct, rename="camel"):
@@ -24,8 +28,8 @@ class _Written(msgspec.Struct, rename="camel"):
 class Position:
     """Where to resume one endpoint, in a folder for its state.
 
-    What is not there, cannot be read, or was another endpoint's, is no position. That a power failure may undo the last
-    writes is harmless: what comes again then is recognized as a duplicate.
+    What is not there, cannot be read, or was another endpoint's, is no position. That a crash may undo the last writes
+    is harmless: what comes again then is recognized as a duplicate.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -33,7 +37,7 @@ class Position:
         self.last_id = ""
         self.at_ms: int | None = None
         """When the endpoint was last heard, in milliseconds since the epoch; None: never."""
-        self._path, self._url = folder / FILE, url
+        self._path, self._url, self._moved = folder / FILE, url, anyio.Event()
         try:
             written = msgspec.json.decode(self._path.read_bytes(), type=_Written)
         except FileNotFoundError:
@@ -44,10 +48,24 @@ class Position:
         if written.url == url:
             self.last_id, self.at_ms = written.last_event_id, written.at_ms
 
-    def save(self, last_id: str) -> None:
-        """All up to the event with this id was accepted. A disk that is full stops no event."""
+    def reached(self, last_id: str) -> None:
+        """All up to the event with this id was accepted; `keep` writes it soon."""
         self.last_id, self.at_ms = last_id, time.time_ns() // 1_000_000
-        text = msgspec.json.encode(_Written(self._url, last_id, self.at_ms))
+        self._moved.set()
+
+    async def keep(self) -> None:
+        """Write what was reached, until cancelled; a disk that is slow holds up no event."""
+        while True:
+            await self._moved.wait()
+            self._moved = anyio.Event()
+            await anyio.to_thread.run_sync(self.write)
+            await anyio.sleep(EVERY_S)
+
+    def write(self) -> None:
+        """Write it now. A disk that is full stops no event."""
+        if self.at_ms is None:
+            return
+        text = msgspec.json.encode(_Written(self._url, self.last_id, self.at_ms))
         try:
             handle, draft = tempfile.mkstemp(dir=self._path.parent, prefix=f".{FILE}-")
             try:
