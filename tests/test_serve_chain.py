@@ -89,9 +89,11 @@ class Host:
     async def gets(self, event_type: str, count: int = 1) -> list[EnvEvent]:
         """Its first `count` events of a type, waited for."""
         with anyio.fail_after(30):
-            while len(found := await self.events(event_type)) < count:
-                await self.env.bus.grown(self.env.bus.journal.head)
-        return found
+            while True:
+                head = self.env.bus.journal.head
+                if len(found := await self.events(event_type)) >= count:
+                    return found
+                await self.env.bus.grown(head)
 
     async def hears(self, name: str, way_in: str = "push") -> None:
         """Wait until it has subscribed to another host."""
