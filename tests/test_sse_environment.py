@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import DEVNULL
 from threading import Event, Thread
 from typing import Any
 
@@ -20,9 +23,10 @@ from eventhost.connections import EventSourceStatus
 from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConfigError, NotFound
 from eventhost.gaps import GAP
+from eventhost.journal.file import JournalFile
 from eventhost.web import source_test
 from tests.hosting import until
-from tests.sse_peer import SsePeer, status, stream
+from tests.sse_peer import HEAD, Asked, SsePeer, status, stream
 from tests.test_cli import run
 
 RUNNING, STOPPED = EventSourceStatus.RUNNING, EventSourceStatus.STOPPED
@@ -423,3 +427,44 @@ def test_a_configuration_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     done = run("source", "test", "mai", "--env", tmp_path)
     assert done.returncode == 2
     assert "mcp.clients.mai.server_url: expected a string" in done.stderr
+
+
+# A host that is killed.
+
+LAST = 300
+
+
+async def slowly(connection: Any, asked: Asked) -> None:
+    """Numbered events one by one, from the one after the last id on."""
+    await connection.send(HEAD)
+    for number in range(int(asked.last_id or 0) + 1, LAST + 1):
+        await connection.send(f'id: {number}\ndata: {{"n": {number}}}\n\n'.encode())
+        await anyio.sleep(0.001)
+    await anyio.sleep_forever()
+
+
+@pytest.mark.anyio
+async def test_a_host_that_is_killed_goes_on_without_a_hole_and_without_a_double(tmp_path: Path) -> None:
+    said: dict[str, Any] = {"type": "sse", "enable": True, "initial_reconnect_delay": 0.01}
+    file = tmp_path / "var/state/mai/sse.json"
+
+    def reached() -> int:
+        return int(json.loads(file.read_text())["lastEventId"] or 0) if file.exists() else 0
+
+    async with SsePeer(slowly).serving() as peer:
+        write(tmp_path, {"http": {"port": 0}, "mcp": {"clients": {"mai": {**said, "server_url": peer.url}}}})
+        for kill in (True, False):
+            before = reached()
+            command = [sys.executable, "-m", "eventhost", "run", "--env", str(tmp_path)]
+            async with await anyio.open_process(command, stdout=DEVNULL, stderr=DEVNULL, stdin=DEVNULL) as host:
+                await until(lambda before=before, kill=kill: reached() > before if kill else reached() == LAST)
+                host.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+                await host.wait()
+        first, second = peer.asked
+        assert first.last_id is None
+        assert 0 < int(second.last_id or 0) <= LAST
+    with JournalFile(tmp_path / "var/journal.db") as journal:
+        entries = await journal.read(0, 10_000)
+    ticks = [entry.event for entry in entries if entry.event.metadata["source_name"] == "mai"]
+    assert [event.payload["n"] for event in ticks] == list(range(1, LAST + 1))
+    assert [event.id for event in ticks] == [str(number) for number in range(1, LAST + 1)]
