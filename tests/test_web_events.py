@@ -336,7 +336,7 @@ async def test_all_forms_are_described(environment: ServerEnvironment) -> None:
     paths = document(endpoints([group]))["paths"]
     assert paths["/events"]["post"]["requestBody"]["content"].keys() == {"application/json", STRUCTURED, BATCHED, "*/*"}
     names = {parameter["name"] for parameter in paths["/events"]["get"]["parameters"]}
-    assert names == {"type", "match", "since", "from", "to", "cursor", "limit"}
+    assert names == {"Last-Event-ID", "type", "match", "since", "from", "to", "cursor", "limit"}
 
 
 # Idempotency-Key

@@ -116,6 +116,9 @@ def from_cloudevent(value: Any, *, now_ms: int = 0) -> EnvEvent:
     for name in ("id", "source", "type"):
         if not isinstance(said.get(name), str) or not said[name]:
             raise EventRejected(f"{name}: a CloudEvent requires a non-empty string")
+    for name in ("datacontenttype", "dataschema", "subject"):
+        if not isinstance(said.get(name, ""), str):
+            raise EventRejected(f"{name}: must be a string, if it is there")
     if "data" in said and "data_base64" in said:
         raise EventRejected("data and data_base64: a CloudEvent has one of them, not both")
     rest = _parsed(said.pop(REST, "{}"))

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
 from eventhost.errors import BusClosed, ConfigError, EventRejected, NotFound
+from eventhost.exchange.http import NotJson
 from eventhost.serve import BusTools, McpFace
 from eventhost.web.answers import ErrorCode, error_answer
 from eventhost.web.api.auth import Auth
@@ -31,7 +32,7 @@ from eventhost.web.api.sessions import SessionList, Sse
 from eventhost.web.api.sources import Sources
 from eventhost.web.broadcast import Broadcast
 from eventhost.web.door import Door
-from eventhost.web.endpoint import endpoints
+from eventhost.web.endpoint import allowed, endpoints
 from eventhost.web.openapi import Description
 from eventhost.web.ring import KeyRing
 from eventhost.web.session_entry import SessionEntry
@@ -61,7 +62,7 @@ def create_app(
     sessions = Sessions(face, environment.config.http)
     entry = SessionEntry(environment, sessions, broadcast, streams)
     traffic = Traffic(sessions, broadcast, streams)
-    described = endpoints(
+    everything = endpoints(
         [
             Health(environment),
             Auth(door),
@@ -77,23 +78,25 @@ def create_app(
             SessionList(sessions),
             Mirix(environment, sessions),
             Mcp(environment),
+            McpEndpoint(face, streams),
         ]
     )
+    everything += endpoints([Description(everything, door)])
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with face.running(), bus_tools.running(), sessions.running():
             yield
 
-    own = endpoints([Description(described), McpEndpoint(face, streams)])
     app = Starlette(
         routes=[
-            *(endpoint.route() for endpoint in [*described, *own]),
+            *(endpoint.route() for endpoint in everything),
             WebSocketRoute("/ws/{session_id}", entry),
         ],
         exception_handlers={
             HTTPException: _http_error,
             NotFound: _not_found,
+            NotJson: _not_json,
             EventRejected: _rejected,
             ConfigError: _config_error,
             BusClosed: _closing,
@@ -115,6 +118,9 @@ _CODES = {
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        methods = ", ".join(allowed(request.app.routes, request.scope))
+        error = HTTPException(405, f"this address takes {methods}", {"Allow": methods})
     code = _CODES.get(error.status_code, ErrorCode.INVALID_REQUEST)
     answer = error_answer(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
     answer.headers.update(error.headers or {})
@@ -123,6 +129,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     return error_answer(404, ErrorCode.INVALID_PARAMS, str(error))
+
+
+async def _not_json(request: Request, error: Exception) -> Response:
+    return error_answer(400, ErrorCode.PARSE_ERROR, str(error))
 
 
 async def _rejected(request: Request, error: Exception) -> Response:

@@ -57,9 +57,9 @@ class Door:
     ) -> None:
         self.ring = ring
         self.cookie = cookie
+        self.needs_keys = needs_keys
         self.sign_ins = Passes(sign_in_s, clock)
         self.tickets = Passes(TICKET_S, clock)
-        self._needs_keys = needs_keys
         self._failures = Limiter(FAILURES_PER_MINUTE, FAILURES_AT_ONCE, clock)
         self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
@@ -78,7 +78,7 @@ class Door:
             for signed_in in _cookies(cookie.decode("latin-1"), self.cookie):
                 if (bearer := self.sign_ins.bearer(signed_in)) and (admitted := self._by_pass(bearer, "cookie")):
                     return admitted
-        return Admitted(OWNER if is_local and not self._needs_keys else NOBODY)
+        return Admitted(OWNER if is_local and not self.needs_keys else NOBODY)
 
     def _by_key(self, text: str, address: str) -> Admitted | Response:
         place = neighbourhood(address)

@@ -13,6 +13,7 @@ The OpenAPI document is made of the same signatures (`openapi.py`), so that it c
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, get_type_hints
@@ -21,15 +22,17 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from eventhost.access import NOBODY, Access
+from eventhost.exchange.http import NotJson
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
 from eventhost.web.caller import caller_of
 from eventhost.web.door import asks_for_key
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+T = TypeVar("T")
 
 _MARK: Final = "__endpoint__"
 
@@ -48,6 +51,12 @@ class Mark:
     """Answers that no annotation tells, by media type."""
     errors: tuple[int, ...] = ()
     """Statuses of errors beside those that the signature implies."""
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    """Headers that the method reads itself; none of them has to be there."""
+    more: Mapping[int, Any] = field(default_factory=dict)
+    """JSON answers with other statuses, in a shape of their own; `None` is an empty answer."""
+    streams: bool = False
+    """Whether the answer is a stream or a WebSocket, which a ticket opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +83,34 @@ class Endpoint:
         """The first line of the method's docstring."""
         return (inspect.getdoc(self.handler) or "").split("\n", 1)[0]
 
+    @property
+    def purpose(self) -> str:
+        """The first line of its class's docstring."""
+        return (inspect.getdoc(getattr(self.handler, "__self__", None)) or "").split("\n", 1)[0]
+
     def route(self) -> Route:
         """The route for Starlette."""
         methods = ["GET", "HEAD"] if self.mark.method == "GET" else [self.mark.method]
         return Route(self.mark.path, _App(self), methods=methods)
+
+
+def allowed(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
+    """The methods that the address of a request takes, those of the routes that fit it most closely."""
+    closest, methods = -1, set[str]()
+    for route in routes:
+        if not isinstance(route, Route):
+            continue
+        matched, found = route.matches(scope)
+        app = route.endpoint
+        if matched is Match.NONE or not (isinstance(app, _App) and app.fits(found["path_params"])):
+            continue
+        # `/rules/{name:path}` is the address of a rule whose name ends in `/test`, too.
+        close = len(re.sub(r"{.*?}", "", route.path))
+        if close > closest:
+            closest, methods = close, set()
+        if close == closest:
+            methods |= route.methods or set()
+    return sorted(methods)
 
 
 def get(path: str, access: Access, **more: Any) -> Callable[[F], F]:
@@ -126,6 +159,14 @@ class _App:
         self._takes = {media.lower() for media in endpoint.mark.takes}
         self._takes |= {"application/json"} if self._body is not None else set()
 
+    def fits(self, path_params: Mapping[str, Any]) -> bool:
+        """Whether the parts of a path are such as this endpoint takes."""
+        try:
+            self._of_path(path_params)
+        except HTTPException:
+            return False
+        return True
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._answer(Request(scope, receive, send))
         await answer(scope, receive, send)
@@ -134,21 +175,18 @@ class _App:
         endpoint = self._endpoint
         if (refusal := _refusal(request, endpoint.mark.access) or _strange_body(request, self._takes)) is not None:
             return refusal
-        arguments: dict[str, Any] = {
-            name: _converted(request.path_params[name], kind, name, 404) for name, kind in self._path.items()
-        }
+        arguments = self._of_path(request.path_params)
         if "request" in endpoint.parameters:
             arguments["request"] = request
         if self._query is not None:
             arguments["query"] = _converted(dict(request.query_params), self._query, "")
         if self._decode is not None:
-            text = await request.body()
-            try:
-                arguments["body"] = self._decode(text)
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-                return _unreadable(request, text, error)
+            arguments["body"] = read_body(await request.body(), self._decode)
         result = await endpoint.handler(**arguments)
         return result if isinstance(result, Response) or callable(result) else json_answer(result, endpoint.mark.status)
+
+    def _of_path(self, path_params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _converted(path_params[name], kind, name, 404) for name, kind in self._path.items()}
 
 
 def _refusal(request: Request, access: Access) -> Response | None:
@@ -177,12 +215,21 @@ def _strange_body(request: Request, takes: Collection[str]) -> Response | None:
     return error_answer(415, ErrorCode.INVALID_REQUEST, message)
 
 
-def _unreadable(request: Request, text: bytes, error: Exception) -> Response:
+def read_body(text: bytes, decode: Callable[[bytes], T]) -> T:
+    """What a JSON body says.
+
+    Raises:
+        NotJson: it is no JSON.
+        HTTPException: 400, with the place at which it is something else than is wanted.
+    """
     try:
-        msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as syntax:
-        return error_answer(400, ErrorCode.PARSE_ERROR, f"the body is not JSON: {syntax}")
-    raise HTTPException(400, _placed(error, "the body")) from None
+        return decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        try:
+            msgspec.json.decode(text)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as syntax:
+            raise NotJson(f"the body is not JSON: {syntax}") from None
+        raise HTTPException(400, _placed(error, "the body")) from None
 
 
 def _converted(value: Any, kind: Any, name: str, status: int = 400) -> Any:

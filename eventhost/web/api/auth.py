@@ -40,7 +40,7 @@ class Auth:
     def __init__(self, door: Door) -> None:
         self._door = door
 
-    @post("/auth/login", Access.OPEN, answers={"application/json": SignedIn}, errors=(401,))
+    @post("/auth/login", Access.OPEN, answers={"application/json": SignedIn})
     async def login(self, request: Request) -> Response:
         """Sign a browser in with the key of this request; it keeps a cookie that its scripts cannot read."""
         caller = caller_of(request.scope)
@@ -59,7 +59,7 @@ class Auth:
         self._set_cookie(request, answer, "", 0)
         return answer
 
-    @post("/auth/ticket", Access.OPEN, answers={"application/json": Ticket}, errors=(401, 403))
+    @post("/auth/ticket", Access.OPEN, answers={"application/json": Ticket})
     async def ticket(self, request: Request) -> Ticket | Response:
         """A ticket that opens one stream or WebSocket within a minute as `?ticket=`, with the scopes of who asks."""
         if caller_of(request.scope) == NOBODY:

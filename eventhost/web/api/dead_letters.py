@@ -9,7 +9,7 @@ import msgspec
 
 from eventhost.access import Access
 from eventhost.journal import DeadLetter
-from eventhost.rules.letters import Handled, Several, in_full, in_short
+from eventhost.rules.letters import Handled, Refused, Several, in_full, in_short
 from eventhost.web.endpoint import get, post
 
 if TYPE_CHECKING:
@@ -65,6 +65,29 @@ class LetterList(msgspec.Struct, frozen=True):
     cursor: int
 
 
+class LettersHandled(msgspec.Struct, frozen=True):
+    """To which dead letters it was done; `left` are the ids of those that were not come to in time.
+
+    `more`: the rule has others besides, or there are others; what fails anew is among them in the end.
+    """
+
+    dead_letters: list[LetterShown]
+    refused: list[Refused]
+    left: list[int]
+    more: bool
+
+
+LettersMeant = Annotated[
+    Several,
+    msgspec.Meta(
+        extra_json_schema={
+            "anyOf": [{"properties": {"rule": {"type": "null"}}}, {"properties": {"ids": {"type": "null"}}}]
+        }
+    ),
+]
+"""Either `rule` or `ids`, or neither."""
+
+
 class DeadLetters:
     """The dead letters."""
 
@@ -98,15 +121,19 @@ class DeadLetters:
         return _short(letter, self._environment.retrying())
 
     @post("/dead-letters/retry", Access.ADMIN, status=202)
-    async def retry_several(self, body: Several) -> Handled:
+    async def retry_several(self, body: LettersMeant) -> LettersHandled:
         """Do the runs of several dead letters once more; answered when they have begun or wait, or after 20 s."""
-        return await self._environment.retry_dead_letters(body)
+        return _handled(await self._environment.retry_dead_letters(body))
 
     @post("/dead-letters/discard", Access.ADMIN)
-    async def discard_several(self, body: Several) -> Handled:
+    async def discard_several(self, body: LettersMeant) -> LettersHandled:
         """Forget several dead letters."""
-        return await self._environment.discard_dead_letters(body)
+        return _handled(await self._environment.discard_dead_letters(body))
 
 
 def _short(letter: DeadLetter, retrying: Container[int]) -> LetterShown:
     return msgspec.convert(in_short(letter, retrying), LetterShown)
+
+
+def _handled(handled: Handled) -> LettersHandled:
+    return msgspec.convert(handled, LettersHandled, from_attributes=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio
 import msgspec
@@ -13,14 +13,16 @@ from starlette.types import ASGIApp
 
 from eventhost.access import Access
 from eventhost.event import MAX_ID_LENGTH, MAX_TIMESTAMP, MAX_TYPE_LENGTH, EnvEvent
-from eventhost.exchange.http import BATCHED, STRUCTURED, NotJson
+from eventhost.exchange.http import BATCHED, STRUCTURED
 from eventhost.journal import Journal
 from eventhost.journal.search import Ambiguous, find
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
+from eventhost.web.api.explained import Explained
 from eventhost.web.broadcast import Broadcast
-from eventhost.web.endpoint import get, post
+from eventhost.web.endpoint import get, post, read_body
 from eventhost.web.guard import over_control_socket
 from eventhost.web.history import MAX_EVENTS, Page, following, newest, position, span
+from eventhost.web.idempotency import MAX_KEY_LENGTH
 from eventhost.web.publishing import MAX_BATCH, Publisher, read_events
 from eventhost.web.stream import EventStream, event_json
 from eventhost.web.wanted import Wanted
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 TypeName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH)]
 EventId = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+IsoTime = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 Timestamp = Annotated[int, msgspec.Meta(ge=-MAX_TIMESTAMP, le=MAX_TIMESTAMP)]
 
 
@@ -73,10 +76,10 @@ class NewEvent(msgspec.Struct, frozen=True):
     """An event to be published; what is left out is completed by the host."""
 
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH, pattern=r"^(?!host\.)")]
-    id: EventId | None = None
-    timestamp: Timestamp | None = None
+    id: Annotated[str, msgspec.Meta(max_length=MAX_ID_LENGTH)] | int | None = None
+    timestamp: Timestamp | IsoTime | None = None
     metadata: dict[str, Any] | None = None
-    payload: dict[str, Any] | None = None
+    payload: Any = None
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
@@ -86,8 +89,10 @@ class CloudEvent(msgspec.Struct, frozen=True):
     id: EventId
     source: Annotated[str, msgspec.Meta(min_length=1)]
     type: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE_LENGTH, pattern=r"^(?!host\.)")]
-    time: str | msgspec.UnsetType = msgspec.UNSET
-    datacontenttype: str | msgspec.UnsetType = msgspec.UNSET
+    time: IsoTime | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    subject: str | None = None
     data: Any = msgspec.UNSET
 
 
@@ -115,6 +120,12 @@ class Imported(msgspec.Struct, frozen=True):
     count: int
 
 
+_BINARY: Final = dict.fromkeys(("ce-specversion", "ce-id", "ce-source", "ce-type"), str)
+IdempotencyKey = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
+
+_decode_events = msgspec.json.Decoder(list[EnvEvent]).decode
+
+
 class ToExplain(msgspec.Struct, frozen=True):
     """`rule` names one rule; `all` tells of every one, however many do not match."""
 
@@ -135,6 +146,8 @@ class Events:
         "/events",
         Access.READ,
         answers={"application/json": EventPage, "text/event-stream": str},
+        headers={"Last-Event-ID": str},
+        streams=True,
     )
     async def all(self, request: Request, query: EventsWanted) -> Response | ASGIApp:
         """Events of the past, newest last; live ones for whoever accepts an event stream."""
@@ -170,16 +183,14 @@ class Events:
         # Any other body is taken with the headers of a CloudEvent in binary mode, and refused by `read_events` without.
         takes={"application/json": NewEvent | NewEvents, STRUCTURED: CloudEvent, BATCHED: CloudEvents, "*/*": bytes},
         answers={"application/json": Published},
+        headers={"Idempotency-Key": IdempotencyKey, **_BINARY},
         errors=(422,),
     )
     async def publish(self, request: Request) -> Response:
         """Publish an event, or a list of them, all or none; answered once they are in the journal."""
         body = await request.body()
         media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        try:
-            incoming = read_events(media_type, request.scope["headers"], body)
-        except NotJson as error:
-            return error_answer(400, ErrorCode.PARSE_ERROR, str(error))
+        incoming = read_events(media_type, request.scope["headers"], body)
         done, fresh = await self._publisher.publish(request, incoming, body)
         published = [PublishedEvent(each, done.seq + place) for place, each in enumerate(done.ids)]
         answer = json_answer(Published(events=published) if incoming.listed else published[0], 201)
@@ -187,15 +198,16 @@ class Events:
             answer.headers["idempotent-replayed"] = "true"
         return answer
 
-    @post("/events/import", Access.ADMIN, status=201)
-    async def import_events(self, request: Request, body: list[EnvEvent]) -> Imported:
+    @post("/events/import", Access.ADMIN, status=201, takes={"application/json": list[EnvEvent]})
+    async def import_events(self, request: Request) -> Imported:
         """Publish events as they are, all or none; over the control socket only."""
         # What it publishes may say that it comes from anywhere: that is for the host's own user.
         if not over_control_socket(request.scope):
             raise HTTPException(403, "events are imported over the control socket only")
-        return Imported(await self._environment.import_events(body), len(body))
+        events = read_body(await request.body(), _decode_events)
+        return Imported(await self._environment.import_events(events), len(events))
 
-    @get("/events/{event:path}/explain", Access.READ)
+    @get("/events/{event:path}/explain", Access.READ, answers={"application/json": Explained}, errors=(409,))
     async def explain(self, event: str, query: ToExplain) -> dict[str, Any]:
         """What became of an event, rule by rule, and why."""
         return (await self._environment.explain(event, every=query.all, only=query.rule)).to_json()

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    CallToolResult,
+    GetPromptResult,
+    Prompt,
+    ReadResourceResult,
+    Resource,
+    Tool,
+)
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,10 +33,16 @@ _AS_ASKED: Final = {INVALID_PARAMS: 400, METHOD_NOT_FOUND: 404, _RESOURCE_NOT_FO
 """What a server answers to a request that is wrong, with the status for it."""
 
 
-class Tools(msgspec.Struct, frozen=True):
-    """Each is MCP's `Tool`, under its public name, with the `server` that it is of."""
+class HostedTool(Tool):
+    """MCP's `Tool`, under its public name."""
 
-    tools: list[dict[str, Any]]
+    server: str
+
+
+class Tools(BaseModel):
+    """The tools, each with the `server` that it is of."""
+
+    tools: list[HostedTool]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -35,10 +50,16 @@ class ToolCall(msgspec.Struct, frozen=True):
     arguments: dict[str, Any] = {}
 
 
-class Resources(msgspec.Struct, frozen=True):
-    """Each is MCP's `Resource`, with the `server` that it is of."""
+class HostedResource(Resource):
+    """MCP's `Resource`."""
 
-    resources: list[dict[str, Any]]
+    server: str
+
+
+class Resources(BaseModel):
+    """The resources, each with the `server` that it is of."""
+
+    resources: list[HostedResource]
 
 
 class ResourceWanted(msgspec.Struct, frozen=True):
@@ -47,10 +68,16 @@ class ResourceWanted(msgspec.Struct, frozen=True):
     server: str | None = None
 
 
-class Prompts(msgspec.Struct, frozen=True):
-    """Each is MCP's `Prompt`, under its public name, with the `server` that it is of."""
+class HostedPrompt(Prompt):
+    """MCP's `Prompt`, under its public name."""
 
-    prompts: list[dict[str, Any]]
+    server: str
+
+
+class Prompts(BaseModel):
+    """The prompts, each with the `server` that it is of."""
+
+    prompts: list[HostedPrompt]
 
 
 class Mcp:
@@ -59,13 +86,13 @@ class Mcp:
     def __init__(self, environment: ServerEnvironment) -> None:
         self._environment = environment
 
-    @get("/mcp/tools", Access.READ)
-    async def tools(self) -> Tools:
+    @get("/mcp/tools", Access.READ, answers={"application/json": Tools})
+    async def tools(self) -> dict[str, Any]:
         """The tools of all servers that are there."""
         tools = await self._environment.get_mcp_manager().get_tools()
-        return Tools([_as_mcp(hosted.tool) | {"name": hosted.name, "server": hosted.server} for hosted in tools])
+        return {"tools": [_as_mcp(each.tool) | {"name": each.name, "server": each.server} for each in tools]}
 
-    @post("/mcp/tools/call", Access.PUBLISH, errors=(404,))
+    @post("/mcp/tools/call", Access.PUBLISH, answers={"application/json": CallToolResult}, errors=(404,))
     async def call(self, body: ToolCall) -> dict[str, Any]:
         """Call a tool; its own failure is an answer with `isError`."""
         try:
@@ -75,13 +102,13 @@ class Mcp:
         except ConnectionLost as error:
             raise _unanswered(error) from None
 
-    @get("/mcp/resources", Access.READ)
-    async def resources(self) -> Resources:
+    @get("/mcp/resources", Access.READ, answers={"application/json": Resources})
+    async def resources(self) -> dict[str, Any]:
         """The resources of all servers that are there."""
         resources = await self._environment.get_mcp_manager().get_resources()
-        return Resources([_as_mcp(hosted.resource) | {"server": hosted.server} for hosted in resources])
+        return {"resources": [_as_mcp(hosted.resource) | {"server": hosted.server} for hosted in resources]}
 
-    @get("/mcp/resources/{uri:path}", Access.READ)
+    @get("/mcp/resources/{uri:path}", Access.READ, answers={"application/json": ReadResourceResult})
     async def resource(self, uri: str, query: ResourceWanted) -> dict[str, Any]:
         """Read a resource; a `?` or `#` of its URI is written `%3F` or `%23`."""
         manager = self._environment.get_mcp_manager()
@@ -95,13 +122,13 @@ class Mcp:
         except ConnectionLost as error:
             raise _unanswered(error) from None
 
-    @get("/mcp/prompts", Access.READ)
-    async def prompts(self) -> Prompts:
+    @get("/mcp/prompts", Access.READ, answers={"application/json": Prompts})
+    async def prompts(self) -> dict[str, Any]:
         """The prompts of all servers that are there."""
         prompts = await self._environment.get_mcp_manager().get_prompts()
-        return Prompts([_as_mcp(hosted.prompt) | {"name": hosted.name, "server": hosted.server} for hosted in prompts])
+        return {"prompts": [_as_mcp(each.prompt) | {"name": each.name, "server": each.server} for each in prompts]}
 
-    @get("/mcp/prompts/{name}", Access.READ, errors=(400,))
+    @get("/mcp/prompts/{name}", Access.READ, answers={"application/json": GetPromptResult}, errors=(400,))
     async def prompt(self, request: Request, name: str) -> dict[str, Any]:
         """Have a prompt filled in; the query's parameters are its arguments."""
         try:

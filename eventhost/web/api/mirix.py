@@ -59,7 +59,7 @@ class Mirix:
     def __init__(self, environment: ServerEnvironment, sessions: Sessions) -> None:
         self._environment, self._sessions = environment, sessions
 
-    @post("/mirix/message", Access.PUBLISH, answers={"application/json": MirixReply}, errors=(403, 404))
+    @post("/mirix/message", Access.PUBLISH, answers={"application/json": MirixReply}, errors=(404,))
     async def message(self, request: Request, body: MirixMessage) -> Response:
         """Ask the rule that is bound to `USER_QUERY`, and return its reply."""
         caller = caller_of(request.scope)

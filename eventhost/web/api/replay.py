@@ -25,11 +25,17 @@ class Replay:
     def __init__(self, environment: ServerEnvironment, open_streams: set[anyio.CancelScope]) -> None:
         self._environment, self._open_streams = environment, open_streams
 
-    @post("/replay", Access.ADMIN, takes={"application/json": Wanted}, answers={"application/x-ndjson": str})
+    @post(
+        "/replay",
+        Access.ADMIN,
+        takes={"application/json": Wanted},
+        answers={"application/x-ndjson": str},
+        errors=(404,),
+    )
     async def replay(self, request: Request) -> ASGIApp:
         """Play recorded events to the rules; dry unless it says `execute`."""
         try:
-            wanted = Wanted.model_validate_json(await request.body())
+            wanted = Wanted.model_validate_json(await request.body(), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the body"

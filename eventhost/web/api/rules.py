@@ -6,12 +6,13 @@ import json
 import time
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import anyio.lowlevel
 import msgspec
 
 from eventhost.access import Access
+from eventhost.event import MAX_ID_LENGTH, MAX_TIMESTAMP, MAX_TYPE_LENGTH
 from eventhost.rules import Rule, RuleState, RuleStatistics
 from eventhost.rules.cases import moment_ms
 from eventhost.web.endpoint import get, post
@@ -80,11 +81,23 @@ class RuleVerb(StrEnum):
     DISABLE = "disable"
 
 
+_IsoTime = Annotated[str, msgspec.Meta(max_length=64, extra_json_schema={"format": "date-time"})]
+_EVENT: Final = {
+    "required": ["type"],
+    "properties": {
+        "type": {"type": "string", "minLength": 1, "maxLength": MAX_TYPE_LENGTH},
+        "id": {"type": ["string", "integer", "null"], "maxLength": MAX_ID_LENGTH},
+        "timestamp": {"type": ["integer", "null"], "minimum": -MAX_TIMESTAMP, "maximum": MAX_TIMESTAMP},
+        "metadata": {"type": ["object", "null"]},
+    },
+}
+
+
 class RuleTest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`event` is as its source would say it; `at` is when it is accepted, by default now: ISO 8601, or ms."""
 
-    event: dict[str, Any]
-    at: Annotated[str, msgspec.Meta(max_length=64)] | Annotated[int, msgspec.Meta(ge=0, le=10**14)] | None = None
+    event: Annotated[dict[str, Any], msgspec.Meta(extra_json_schema=_EVENT)]
+    at: _IsoTime | Annotated[int, msgspec.Meta(ge=0, le=10**14)] | None = None
 
 
 class FieldSeen(msgspec.Struct, frozen=True):

@@ -103,7 +103,13 @@ class Sse:
     def __init__(self, entry: SessionEntry) -> None:
         self._entry, self._sessions = entry, entry.sessions
 
-    @get("/sse/connect", Access.READ, answers={"text/event-stream": str}, errors=(403,))
+    @get(
+        "/sse/connect",
+        Access.READ,
+        answers={"text/event-stream": str},
+        headers={"Last-Event-ID": str},
+        streams=True,
+    )
     async def connect(self, request: Request, query: SessionWanted) -> Response | ASGIApp:
         """A session's messages and events, as they come; a session that is connected already moves here."""
         if request.method == "HEAD":
@@ -130,7 +136,7 @@ class Sse:
         await self._sessions.end(self._sessions.find(session_id, caller_of(request.scope)))
         return Disconnected(True, "Session disconnected successfully")
 
-    @get("/ws/{session_id}", Access.READ, status=101, errors=(426,))
+    @get("/ws/{session_id}", Access.READ, status=101, errors=(426,), streams=True)
     async def websocket(self, session_id: str, query: EventsOfSession) -> Response:
         """The same session over a WebSocket: `{event, data, id}` comes out, JSON-RPC goes in."""
         what = f"GET /ws/{session_id} is the way into a WebSocket; send `Upgrade: websocket`, or use /sse/connect"
