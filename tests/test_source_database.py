@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -102,6 +103,69 @@ async def test_a_large_table_is_compared_without_holding_it(file: Path, tmp_path
         (event,) = await source.count(1)
         assert event["payload"]["new"] == {"id": 19999, "text": "x"}
         assert source.peak_memory_bytes() < 100_000_000
+
+
+def test_a_position_in_the_binlog_grows_by_transactions_and_their_rows_are_told_apart() -> None:
+    server = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+    with modules_of("database") as load:
+        binlog, position = load("mysql_binlog"), load("mysql_connection").Position
+        (options,) = load("options").databases({"database": "mysql://h/shop"})
+
+        def event(kind: str, **said: Any) -> Any:
+            packet = SimpleNamespace(log_pos=said.pop("pos"))
+            said = {"packet": packet, "schema": "shop", "table": "orders", "columns": [], "timestamp": 1, **said}
+            return type(kind, (SimpleNamespace,), {})(**said)
+
+        row = {"values": {"id": 1}}
+        log = [
+            event("GtidEvent", pos=10, gtid=f"{server}:6"),
+            event("QueryEvent", pos=20, query="BEGIN"),
+            event("WriteRowsEvent", pos=30, rows=[row, row]),
+            event("QueryEvent", pos=40, query="SAVEPOINT a"),
+            event("DeleteRowsEvent", pos=50, rows=[row]),
+            event("XidEvent", pos=60),
+            event("GtidEvent", pos=70, gtid=f"{server}:7"),
+            event("QueryEvent", pos=80, query="ALTER TABLE orders ADD x int"),
+            event("QueryEvent", pos=90, query="BEGIN"),
+            event("WriteRowsEvent", pos=95, rows=[row]),
+        ]
+        walk = binlog.Walk(options, position("log.1", 4, f"{server}:1-5"), is_mariadb=False)
+        items = [item for one in log for item in walk.take(one, "log.1")]
+        places = [getattr(item, "place", None) for item in items]
+        settled = [item.position for item in items if isinstance(item, binlog.Settled)]
+        assert settled == [position("log.1", 60, f"{server}:1-6"), position("log.1", 80, f"{server}:1-7")]
+        # What has no GTID goes by file and position.
+        assert places == [f"{server}:6:1", f"{server}:6:2", f"{server}:6:3", None, None, "log.1:95:1"]
+
+
+def test_a_row_of_the_binlog_that_cannot_be_read_is_a_gap_and_stops_nothing(tmp_path: Path) -> None:
+    logged: list[str] = []
+    with modules_of("database") as load:
+        binlog, position = load("mysql_binlog"), load("mysql_connection").Position
+        (options,) = load("options").databases({"database": "mysql://h/shop"})
+
+        class WriteRowsEvent:
+            schema, table, packet = "shop", "orders", SimpleNamespace(log_pos=30)
+
+            @property
+            def rows(self) -> Any:
+                raise NotImplementedError("Unknown MySQL column type: 242")
+
+        start = position("log.1", 4)
+        (item,) = binlog.Walk(options, start, is_mariadb=False).take(WriteRowsEvent(), "log.1")
+        watch = load("telling").Watch("shop", "changes", lambda level, text: logged.append(text))
+        mark = load("bookmark").Bookmark(tmp_path, "changes", "shop")
+        server = load("mysql_connection").Server(False, False, "s", ("log.1",), start, start)
+        event = load("mysql_capture").Capture(options, mark, None, watch).event(item, server)
+    assert (event.type, event.payload["reason"]) == ("database.gap", "unreadable")
+    assert event.payload["after"] == {"place": "log.1:30", "table": "shop.orders"}
+    assert "Unknown MySQL column type: 242" in logged[0]
+
+
+def test_a_damaged_bookmark_is_told_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "changes-shop.json").write_text('{"lsn": ')
+    with modules_of("database") as load, pytest.raises(ConfigError, match=r"changes-shop\.json: not JSON.*; remove it"):
+        load("bookmark").Bookmark(tmp_path, "changes", "shop")
 
 
 @pytest.mark.parametrize(("url", "driver"), [("postgresql://h/d", "psycopg"), ("mysql://h/d", "pymysql")])

@@ -238,11 +238,14 @@ async def test_a_user_without_rights_is_told_which_and_the_sql_that_it_prints_gi
         await source.count(1)
 
 
-async def test_a_server_without_a_binlog_is_told_with_the_mend(tmp_path: Path) -> None:
-    server = MariaDb()
-    try:
-        server.start(log_bin="no")
-        async with source_process(SOURCE, {"database": server.url()}, tmp_path) as source:
+async def test_a_server_without_a_binlog_is_told_with_the_mend(shop: Shop) -> None:
+    async with shop.source() as source:
+        await source.logged("connected")
+        await aside(shop.server.stop)
+        await aside(lambda: shop.server.start(log_bin="no"))
+        try:
             await source.logged("log_bin is OFF, and must be ON; write log_bin into the server's configuration")
-    finally:
-        server.remove()
+        finally:
+            await aside(shop.server.stop)
+            await aside(shop.server.start)
+        await source.logged("connected", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -282,6 +283,22 @@ async def test_a_slot_that_another_has_made_or_moved_is_a_gap(shop: Shop) -> Non
         shop.sql("INSERT INTO orders VALUES (2, 'b')")
         (event,) = await source.count(1)
         assert event["payload"]["new"]["id"] == 2
+
+
+@pytest.mark.parametrize("note", [{"lsn": "FFFF/0"}, {"system": "1"}], ids=["an older copy", "another server"])
+async def test_a_server_that_is_not_what_it_was_is_a_gap(shop: Shop, note: dict[str, str]) -> None:
+    async with shop.source() as source:
+        await source.logged("connected")
+        await source.end()
+    bookmark = shop.state / f"changes-{shop.name}.json"
+    bookmark.write_text(json.dumps({**json.loads(bookmark.read_text()), **note}))
+    async with shop.source() as source:
+        await source.logged("connected")
+        shop.sql("INSERT INTO orders VALUES (1, 'a')")
+        gap, event = await source.count(2)
+    assert (gap["type"], gap["payload"]["reason"]) == ("database.gap", "another_server")
+    assert event["payload"]["new"] == {"id": 1, "note": "a"}
+    assert _number(json.loads(bookmark.read_text())["lsn"]) < _number("FFFF/0")
 
 
 async def test_a_log_that_the_server_has_removed_is_a_gap(shop: Shop) -> None:

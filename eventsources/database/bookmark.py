@@ -7,9 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from eventhost.errors import ConfigError, Problem
+
 
 class Bookmark:
-    """A small JSON object in a file, written only after the events before it were accepted."""
+    """A small JSON object in a file, written only after the events before it were accepted.
+
+    Raises:
+        ConfigError: the file holds no JSON.
+    """
 
     def __init__(self, folder: Path, kind: str, name: str) -> None:
         self._file = folder / f"{kind}-{name}.json"
@@ -20,7 +26,8 @@ class Bookmark:
         except FileNotFoundError:
             pass
         except ValueError as error:
-            raise ValueError(f"{self._file}: not JSON ({error}); remove it to begin anew from now on") from None
+            mend = "remove it, and the source begins with what changes from now on"
+            raise ConfigError([Problem(str(self._file), f"not JSON: {error}", mend)]) from None
 
     def save(self, content: dict[str, Any]) -> None:
         """Keep `content`; it is on the disk when this returns."""

@@ -129,7 +129,8 @@ class Binlog:
         except (Trouble, PositionLost, OSError) as error:
             ended: BaseException = error
         except Exception as error:
-            ended = error
+            # The library knows many errors, and has more.
+            ended = Trouble(f"the binlog cannot be read: {type(error).__name__}: {error}")
         if not self._stopping:
             self._put(ended)
 
@@ -237,10 +238,8 @@ class Walk:
 def with_gtid(gtids: str, gtid: str, *, is_mariadb: bool) -> str:
     """The position `gtids` after the transaction `gtid`."""
     if not is_mariadb:
-        found: Any = import_module("pymysqlreplication.gtid").GtidSet(gtids) + import_module(
-            "pymysqlreplication.gtid"
-        ).Gtid(gtid)
-        return str(found)
+        library = import_module("pymysqlreplication.gtid")
+        return str(library.GtidSet(gtids) + library.Gtid(gtid))
     domains = {one.split("-")[0]: one for one in gtids.split(",") if one}
     domains[gtid.split("-")[0]] = gtid
     return ",".join(domains[domain] for domain in sorted(domains, key=int))

@@ -137,7 +137,7 @@ class _Reading:
             raise Trouble(f"at {lsn_text(data.lsn)}: {error}") from None
         self._bytes += len(data.message)
         if isinstance(message, Commit):
-            self._complete = message.end_lsn
+            self._complete = max(self._complete, message.end_lsn)
 
     async def _hand_over(self) -> None:
         if self._events:

@@ -32,7 +32,8 @@ async def prepare(connection: AsyncConnection[Any], options: Postgres, bookmark:
         Trouble: they are not, and cannot be made; the text says what to do.
         psycopg.Error: the server refused a statement.
     """
-    system = str((await _row(connection, "IDENTIFY_SYSTEM"))["systemid"])
+    server = await _row(connection, "IDENTIFY_SYSTEM")
+    system = str(server["systemid"])
     level = next(iter((await _row(connection, "SHOW wal_level")).values()))
     if level != "logical":
         raise Trouble(
@@ -53,20 +54,23 @@ async def prepare(connection: AsyncConnection[Any], options: Postgres, bookmark:
             raise Trouble(f"the server has removed what the slot {options.slot} had not read; drop it, and {_BY_HAND}")
         await connection.execute(f"SELECT pg_drop_replication_slot({_literal(options.slot)})".encode())
         found, reason = {}, "wal_removed"
+    told = lsn_number(kept["lsn"]) if kept else 0
     if found:
+        if found["confirmed_flush_lsn"] is None:
+            raise Trouble(f"the slot {options.slot} is still being made")
         lsn = lsn_number(found["confirmed_flush_lsn"])
-        if kept and kept["system"] == system and lsn > lsn_number(kept["lsn"]):
-            reason = "slot_moved"
+        reason = "slot_moved" if lsn > told else ""
     else:
         if not options.create:
             raise Trouble(f"there is no slot {options.slot}; {_BY_HAND}")
         made = f"SELECT lsn FROM pg_create_logical_replication_slot({_literal(options.slot)}, 'pgoutput')"
         lsn = lsn_number((await _row(connection, made))["lsn"])
         reason = reason or "slot_missing"
-    if kept and kept["system"] != system:
+    if kept and (kept["system"] != system or lsn_number(server["xlogpos"]) < told):
         reason = "another_server"
     if not kept or not reason:
-        return Slot(system, lsn, None)
+        # The server may not have had time to take the last acknowledgement.
+        return Slot(system, max(lsn, told), None)
     after = {"lsn": kept["lsn"], "time": kept["time"]}
     until = {"lsn": lsn_text(lsn), "time": now_iso()}
     event_id = f"{options.name}:gap:{kept['lsn']}:{lsn_text(lsn)}"

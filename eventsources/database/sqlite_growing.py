@@ -8,7 +8,7 @@ from typing import Any
 from bookmark import Bookmark
 from options import Sqlite
 from sqlite_file import PAGE, File, quoted
-from telling import Event, Tell, Watch, gap
+from telling import Event, Tell, Trouble, Watch, gap
 
 
 class Growing:
@@ -29,13 +29,15 @@ class Growing:
     async def _look_at(self, file: File, table: str, cursor: str) -> None:
         newest = f"SELECT max({quoted(cursor)}) FROM {quoted(table)}"
         ((top,),) = await asyncio.to_thread(file.rows, newest)
+        if isinstance(top, bytes):
+            raise Trouble(f"{table}.{cursor} holds blobs, of which none is the next; name another `cursor`")
         place = f"{table}.{cursor}"
         if place not in self._bookmark.content:
             self._keep(place, top, 1)
             return
         kept = self._bookmark.content[place]
         last, round_number = kept["last"], kept["round"]
-        if last is not None and (top is None or top < last):
+        if last is not None and (top is None or _before(top, last)):
             name = self._options.name
             event_id = f"{name}.{place}:{round_number}:gap"
             await self._tell([gap(name, place, "went_back", {"cursor": last}, {"cursor": top}, event_id)])
@@ -67,3 +69,8 @@ class Growing:
         }
         event_type = self._options.type.fill(name, "main", table, "insert")
         return Event(event_type, payload, f"{name}.{table}:{round_number}:{at}", metadata={"cursor": at})
+
+
+def _before(one: Any, other: Any) -> bool:
+    # In SQLite every number is before every text.
+    return bool((isinstance(one, str), one) < (isinstance(other, str), other))
