@@ -11,12 +11,12 @@ from typing import Any
 
 import anyio
 import pytest
+from openai_peer import OpenAiPeer, says
 
 from eventhost import EnvEvent, ServerEnvironment
 from eventhost.config import load_environment
 from eventhost.config.jsonc import parse
 from eventhost.rules import read_rules
-from tests.openai_peer import OpenAiPeer, says
 
 pytestmark = pytest.mark.anyio
 

@@ -177,7 +177,8 @@ def held(running: RuleEngine, weights: list[int]) -> int:
     """How long the JSON is of what all runs hold; the engine believes the same."""
     runs = [run for queue in running._queues.values() for run in queue._owed]
     found = sum(weights[entry.event.payload["n"]] for run in runs for entry in run.entries)
-    assert found == running._held.bytes
+    assert running._common is not None
+    assert found == running._common.held.bytes
     return found
 
 

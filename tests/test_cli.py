@@ -277,7 +277,7 @@ def test_tail_follows_live_events(host: RunningHost) -> None:
 def test_tail_refuses_a_since_that_is_none(host: RunningHost) -> None:
     done = run("tail", "--since", "yesterday", "--env", host.root)
     assert done.returncode == 1
-    assert "10m" in done.stderr
+    assert "how long ago" in done.stderr
 
 
 @dataclass
@@ -392,7 +392,7 @@ def test_show_prints_the_whole_document(host: RunningHost) -> None:
     assert "status\trunning" in shown
     assert "way in\tpush" in shown
     document = host.source("door")
-    assert list(document) == [field.name for field in fields(SourceStatus)]
+    assert list(document) == [*(field.name for field in fields(SourceStatus)), "definition"]
 
 
 def test_a_source_that_is_not_there_says_which_are(host: RunningHost) -> None:

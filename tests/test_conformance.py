@@ -16,13 +16,13 @@ from pathlib import Path
 
 import anyio
 import pytest
+from hosting import Hosting, hosting
+from test_serve import Environment
 
 import eventhost.tools
 from eventhost.config import Protocol
 from eventhost.config.model import HttpConfig, RateLimit
 from eventhost.web.server import serving
-from tests.hosting import Hosting, hosting
-from tests.test_serve import Environment
 
 HERE = Path(__file__).parent / "conformance"
 INSTALLED = Path(__file__).parents[1] / "var" / "conformance"

@@ -17,12 +17,11 @@ import anyio
 import pytest
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
+from hosting import LIMIT_S, Hosting, hosting
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.subscriptions import ToolsListChanged
-
-from tests.hosting import LIMIT_S, Hosting, hosting
-from tests.test_serve import INFO, NAMES, WATCHED, listening, passed_on, shop
+from test_serve import INFO, NAMES, WATCHED, listening, passed_on, shop
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_pattern_index import pattern, payload
 
 from eventhost.event import EnvEvent
 from eventhost.pattern import MISSING, Failure, Pattern
-from tests.test_pattern_index import pattern, payload
 
 CASES = int(os.environ.get("EVENTHOST_LAW_CASES", "20000"))
 

@@ -15,6 +15,7 @@ import anyio
 import httpx2
 import pytest
 import structlog
+from hosting import LIMIT_S, Hosting, hosting, until
 from mcp import Client
 from mcp.client.subscriptions import ToolsListChanged
 from mcp_types import (
@@ -26,6 +27,7 @@ from mcp_types import (
     Tool,
     ToolListChangedNotification,
 )
+from test_web import FakeEnvironment
 
 from eventhost.access import EVERYTHING, NOBODY, OWNER, Access, Caller
 from eventhost.config import Protocol, ServerKind
@@ -33,8 +35,6 @@ from eventhost.serve import McpFace, OwnTool, Peer, ToolFailed
 from eventhost.serve import face as face_room
 from eventhost.tools import McpManager
 from eventhost.web.server import Listening, serving
-from tests.hosting import LIMIT_S, Hosting, hosting, until
-from tests.test_web import FakeEnvironment
 
 pytestmark = pytest.mark.anyio
 

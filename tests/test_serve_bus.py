@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from hosting import until
 from mcp import Client
+from test_serve import Session
 
 from eventhost import ServerEnvironment
 from eventhost.access import OWNER, Access, Caller
 from eventhost.serve import BusTools, McpFace, Peer, source_resources, subscriptions
 from eventhost.web.server import serving
-from tests.hosting import until
-from tests.test_serve import Session
 
 pytestmark = pytest.mark.anyio
 

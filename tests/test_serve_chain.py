@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import TaskGroup, TaskStatus
+from hosting import PACKAGES, TINY, until
 
 from eventhost import EnvEvent, ServerEnvironment
 from eventhost.sources import upstream
 from eventhost.web.server import Listening, serving
-from tests.hosting import PACKAGES, TINY, until
 
 pytestmark = pytest.mark.anyio
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import anyio
 import pytest
+from test_mcp_command import COMMAND, Spoken
 
 from eventhost import EnvEvent, ServerEnvironment
 from eventhost.journal import Entry
 from eventhost.serve.channel import INSTRUCTIONS, MAX_DATA, shown, wanted
 from eventhost.serve.own import ToolFailed
 from eventhost.web.server import serving
-from tests.test_mcp_command import COMMAND, Spoken
 
 pytestmark = pytest.mark.anyio
 

@@ -27,6 +27,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from structlog.testing import capture_logs
+from test_web import FakeEnvironment
 from typer.testing import CliRunner
 
 from eventhost.access import Access
@@ -45,7 +46,6 @@ from eventhost.web.limits import Limiter, neighbourhood
 from eventhost.web.ring import KeyRing
 from eventhost.web.server import serving
 from eventhost.web.tls import Certificate
-from tests.test_web import FakeEnvironment
 
 pytestmark = pytest.mark.anyio
 

@@ -14,6 +14,8 @@ import anyio
 import httpx2
 import jsonschema
 import pytest
+from hosting import until
+from sessions import LIMIT_S, _as
 
 from eventhost import ServerEnvironment
 from eventhost.access import Access, Caller
@@ -27,8 +29,6 @@ from eventhost.web.app import create_app
 from eventhost.web.judgement import LONG_LAG, LOW_DISK_BYTES, Verdict, judge
 from eventhost.web.redaction import shown
 from eventhost.web.survey import Disk, Survey, telling
-from tests.hosting import until
-from tests.sessions import LIMIT_S, _as
 
 pytestmark = pytest.mark.anyio
 

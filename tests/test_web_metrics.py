@@ -11,8 +11,11 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from hosting import until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from sessions import LIMIT_S
+from test_web_health import GREET, fares, rule, source
 
 from eventhost import ServerEnvironment
 from eventhost.connections import EventSourceStatus
@@ -24,9 +27,6 @@ from eventhost.web.app import create_app
 from eventhost.web.collector import HostCollector
 from eventhost.web.guard import Guard
 from eventhost.web.traffic import OpenStreams, TrafficStatistics
-from tests.hosting import until
-from tests.sessions import LIMIT_S
-from tests.test_web_health import GREET, fares, rule, source
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from hosting import until
+from sessions import ADMIN, ANN, BOB, LIMIT_S, READER, FakeFace, Served, fake, request, served
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -17,8 +19,6 @@ from websockets.typing import Origin
 
 from eventhost.web.server import serving
 from eventhost.wire import EMITTED
-from tests.hosting import until
-from tests.sessions import ADMIN, ANN, BOB, LIMIT_S, READER, FakeFace, Served, fake, request, served
 
 pytestmark = pytest.mark.anyio
 

@@ -12,10 +12,12 @@ import anyio
 import anyio.lowlevel
 import httpx2
 import pytest
+from hosting import until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.types import Message
+from test_web import FakeEnvironment
 
 from eventhost.bus import EnvEventBus, Lagged
 from eventhost.config.model import HttpConfig
@@ -28,8 +30,6 @@ from eventhost.web.control_socket import socket_name
 from eventhost.web.server import serving
 from eventhost.web.stream import EventStream, sse
 from eventhost.web.wanted import Wanted
-from tests.hosting import until
-from tests.test_web import FakeEnvironment
 
 pytestmark = pytest.mark.anyio
 
