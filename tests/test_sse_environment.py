@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,11 @@ from threading import Event, Thread
 from typing import Any
 
 import anyio
+import anyio.abc
 import pytest
+from hosting import until
+from sse_peer import HEAD, Asked, SsePeer, status, stream
+from test_cli import run
 
 import eventhost
 from eventhost.config import ServerKind, SseConfig, check_environment, load_environment
@@ -22,12 +25,10 @@ from eventhost.config.mcp_sse import read_mcp_sse
 from eventhost.connections import EventSourceStatus
 from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConfigError, NotFound
+from eventhost.event import EnvEvent
 from eventhost.gaps import GAP
 from eventhost.journal.file import JournalFile
 from eventhost.web import source_test
-from tests.hosting import until
-from tests.sse_peer import HEAD, Asked, SsePeer, status, stream
-from tests.test_cli import run
 
 RUNNING, STOPPED = EventSourceStatus.RUNNING, EventSourceStatus.STOPPED
 URL = "https://example.org/events"
@@ -431,40 +432,48 @@ def test_a_configuration_that_cannot_be_used_is_told(tmp_path: Path) -> None:
 
 # A host that is killed.
 
-LAST = 300
-
-
-async def slowly(connection: Any, asked: Asked) -> None:
-    """Numbered events one by one, from the one after the last id on."""
-    await connection.send(HEAD)
-    for number in range(int(asked.last_id or 0) + 1, LAST + 1):
-        await connection.send(f'id: {number}\ndata: {{"n": {number}}}\n\n'.encode())
-        await anyio.sleep(0.001)
-    await anyio.sleep_forever()
-
 
 @pytest.mark.anyio
 async def test_a_host_that_is_killed_goes_on_without_a_hole_and_without_a_double(tmp_path: Path) -> None:
-    said: dict[str, Any] = {"type": "sse", "enable": True, "initial_reconnect_delay": 0.01}
-    file = tmp_path / "var/state/mai/sse.json"
+    file, go_on = tmp_path / "var/state/mai/sse.json", anyio.Event()
 
-    def reached() -> int:
-        return int(json.loads(file.read_text())["lastEventId"] or 0) if file.exists() else 0
+    def numbered(first: int, last: int) -> bytes:
+        return "".join(f'id: {number}\ndata: {{"n": {number}}}\n\n' for number in range(first, last + 1)).encode()
 
-    async with SsePeer(slowly).serving() as peer:
-        write(tmp_path, {"http": {"port": 0}, "mcp": {"clients": {"mai": {**said, "server_url": peer.url}}}})
-        for kill in (True, False):
-            before = reached()
-            command = [sys.executable, "-m", "eventhost", "run", "--env", str(tmp_path)]
-            async with await anyio.open_process(command, stdout=DEVNULL, stderr=DEVNULL, stdin=DEVNULL) as host:
-                await until(lambda before=before, kill=kill: reached() > before if kill else reached() == LAST)
-                host.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-                await host.wait()
-        first, second = peer.asked
-        assert first.last_id is None
-        assert 0 < int(second.last_id or 0) <= LAST
-    with JournalFile(tmp_path / "var/journal.db") as journal:
-        entries = await journal.read(0, 10_000)
-    ticks = [entry.event for entry in entries if entry.event.metadata["source_name"] == "mai"]
-    assert [event.payload["n"] for event in ticks] == list(range(1, LAST + 1))
-    assert [event.id for event in ticks] == [str(number) for number in range(1, LAST + 1)]
+    async def answer(connection: Any, asked: Asked) -> None:
+        if asked.last_id is None:
+            await connection.send(HEAD + numbered(1, 100))
+            await go_on.wait()
+            await connection.send(numbered(101, 200))
+        else:
+            await connection.send(HEAD + numbered(int(asked.last_id) + 1, 300))
+        await anyio.sleep_forever()
+
+    def reached() -> str:
+        return str(json.loads(file.read_text())["lastEventId"]) if file.exists() else ""
+
+    async def ticks() -> list[EnvEvent]:
+        with JournalFile(tmp_path / "var/journal.db") as journal:
+            entries = await journal.read(0, 1000)
+        return [entry.event for entry in entries if entry.event.metadata["source_name"] == "mai"]
+
+    async def run_host() -> anyio.abc.Process:
+        command = [sys.executable, "-m", "eventhost", "run", "--env", str(tmp_path)]
+        return await anyio.open_process(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+
+    async with SsePeer(answer).serving() as peer:
+        client(tmp_path, enable=True, server_url=peer.url, initial_reconnect_delay=0.01)
+        async with await run_host() as host:
+            await until(lambda: reached() == "100")
+            go_on.set()
+            with anyio.fail_after(LIMIT_S):
+                while len(await ticks()) < 200:
+                    await anyio.sleep(0.01)
+            host.kill()  # mostly before the position is written, which is written once a second
+            await host.wait()
+        async with await run_host() as host:
+            await until(lambda: reached() == "300")
+            host.terminate()
+            await host.wait()
+        assert [asked.last_id for asked in peer.asked] in ([None, "100"], [None, "200"])
+    assert [event.id for event in await ticks()] == [str(number) for number in range(1, 301)]

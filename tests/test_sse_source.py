@@ -13,6 +13,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from hosting import Hosting, hosting, source_config, until
+from sse_peer import HEAD, Asked, SsePeer, status, stream
 from structlog.testing import capture_logs
 
 from eventhost.config import ServerConfig, ServerKind, SseConfig, Timings
@@ -22,8 +24,6 @@ from eventhost.sources.sse import SseConnection, SseEvent
 from eventhost.sources.sse import connection as connecting
 from eventhost.sources.sse import manager as managing
 from eventhost.sources.sse import position as positions
-from tests.hosting import Hosting, hosting, source_config, until
-from tests.sse_peer import HEAD, Asked, SsePeer, status, stream
 
 pytestmark = pytest.mark.anyio
 
@@ -315,6 +315,16 @@ async def test_a_server_without_ids_cannot_be_resumed_and_the_gap_is_told(host: 
         [(name, from_ms, to_ms)] = gaps  # the second time there was an id
         assert name == "mai"
         assert from_ms <= to_ms
+
+
+async def test_a_gap_begins_where_the_stream_was_heard_last(host: Hosting) -> None:
+    gaps: list[tuple[str, int, int]] = []
+    host.pool.on_gap = lambda *gap: gaps.append(gap)
+    async with SsePeer(stream("data: 1\n\n", hold=True), stream(hold=True)).serving() as peer:
+        host.source(endpoint(host, peer, read_timeout_s=0.1))
+        await until(lambda: gaps)
+        [event] = await host.events(1)
+        assert gaps[0][1] <= event.timestamp
 
 
 # Pauses.

@@ -58,6 +58,7 @@ class SseConnection(Connection):
         self._retry_s: float | None = None
         self._in_row = 0
         self._delivered = 0
+        self._heard_ms = 0
         self._failure: EventhostError | None = None
         self._dropped = False
         self._handled = anyio.Event()
@@ -128,7 +129,8 @@ class SseConnection(Connection):
         lasted_s = 0.0
         if self.up_since is not None:
             lasted_s = time.monotonic() - self.up_since
-            self._position.reached(self._position.last_id)
+            # Not now: it may have been silent for a while because nothing came through.
+            self._position.reached(self._position.last_id, self._heard_ms)
         self._opening = self.up_since = None
         return self._delivered > 0 or lasted_s > self.sse.longest_delay_s
 
@@ -154,14 +156,14 @@ class SseConnection(Connection):
         )
 
     def _came_up(self) -> None:
-        self.up_since, self._in_row = time.monotonic(), 0
+        self.up_since, self._heard_ms, self._in_row = time.monotonic(), _now_ms(), 0
         before_ms, resumed_from = self._position.at_ms, self._position.last_id
         log.info("sse_connected", source=self.config.name, resumed_from=resumed_from or None)
         if before_ms is not None and not resumed_from:
             self.log.say("warning", "the server gives no ids: what it said while it was away may be missing")
             if self._tell_gap is not None:
-                self._tell_gap(self.config.name, before_ms, int(time.time() * 1000))
-        self._position.reached(resumed_from)
+                self._tell_gap(self.config.name, before_ms, self._heard_ms)
+        self._position.reached(resumed_from, self._heard_ms)
         self._become(EventSourceStatus.RUNNING)
 
     async def _read(self, chunks: AsyncIterator[bytes], parser: StreamParser) -> None:
@@ -180,7 +182,7 @@ class SseConnection(Connection):
             self._delivered += len(events) + parser.refused - refused
             refused = parser.refused
             if events or parser.last_id != self._position.last_id:
-                self._position.reached(parser.last_id)
+                self._position.reached(parser.last_id, self._heard_ms)
 
     async def _next(self, chunks: AsyncIterator[bytes]) -> bytes:
         """What comes next; nothing at a stop.
@@ -196,6 +198,7 @@ class SseConnection(Connection):
                 chunk = await anext(chunks, None)
             finally:
                 self._opening = None
+            self._heard_ms = _now_ms()
             if chunk is None:
                 raise ConnectionLost("the server closed the stream")
             return chunk
@@ -258,3 +261,7 @@ class SseConnection(Connection):
         delay_s = min(delay_s, max(sse.longest_delay_s, asked_s or 0.0))
         # Those that fell together need not rise together.
         return max(delay_s * random.uniform(0.75, 1), asked_s or 0.0)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
@@ -48,9 +47,9 @@ class Position:
         if written.url == url:
             self.last_id, self.at_ms = written.last_event_id, written.at_ms
 
-    def reached(self, last_id: str) -> None:
-        """All up to the event with this id was accepted; `keep` writes it soon."""
-        self.last_id, self.at_ms = last_id, time.time_ns() // 1_000_000
+    def reached(self, last_id: str, at_ms: int) -> None:
+        """All that was heard until then, and up to the event with this id, was accepted; `keep` writes it soon."""
+        self.last_id, self.at_ms = last_id, at_ms
         self._moved.set()
 
     async def keep(self) -> None:
