@@ -588,7 +588,7 @@ async def test_requests_are_limited_by_key_and_by_address(tmp_path: Path) -> Non
     assert int(third.headers["x-ratelimit-reset"]) >= datetime.now(UTC).timestamp() - 60
     assert third.headers["retry-after"] == "1"
     assert third.json()["error"]["code"] == -32000
-    assert third.json()["error"]["data"] == {"retry_after": 1}
+    assert third.json()["error"]["data"]["retry_after"] == 1
     assert (await site.get(x_api_key=bob)).status_code == 200
     assert [(await site.get(x_api_key=eve)).status_code for _ in range(5)] == [200] * 4 + [429]
     site.clock.now += 1

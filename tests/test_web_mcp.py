@@ -165,6 +165,13 @@ async def test_prompts_are_listed_and_filled_in(todo: httpx2.AsyncClient) -> Non
     assert filled["messages"][0]["content"]["text"] == "Write on rain."
 
 
+async def test_a_prompt_without_an_argument_that_it_requires_is_refused_with_its_name(todo: httpx2.AsyncClient) -> None:
+    answer = await todo.get("/mcp/prompts/todo__essay")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == -32602
+    assert "topic" in answer.json()["error"]["data"]["details"]
+
+
 async def test_an_unknown_prompt_is_not_found_and_it_is_said_what_there_is(todo: httpx2.AsyncClient) -> None:
     answer = await todo.get("/mcp/prompts/essay")
     assert answer.status_code == 404
@@ -180,7 +187,7 @@ async def test_what_a_server_refuses_is_told_from_its_being_away(
 
     monkeypatch.setattr(McpManager, "get_prompt", refused)
     monkeypatch.setattr(McpManager, "read_resource", refused)
-    for path in ("/mcp/prompts/todo__essay", "/mcp/resources/note://1"):
+    for path in ("/mcp/prompts/todo__essay?topic=rain", "/mcp/resources/note://1"):
         answer = await todo.get(path)
         assert answer.status_code == status
         assert "todo says no" in answer.json()["error"]["message"]

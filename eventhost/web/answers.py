@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
@@ -26,11 +27,14 @@ class ErrorCode(IntEnum):
 
 
 class ErrorDetails(msgspec.Struct, frozen=True):
-    """`message` is a sentence for the user, `data` what a program may want to know besides."""
+    """`message` is a sentence for the user, `data` what a program may want to know besides.
+
+    `data.details` is that sentence again, for clients that look for it there.
+    """
 
     code: int
     message: str
-    data: Any
+    data: dict[str, Any]
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
@@ -53,6 +57,7 @@ def json_answer(value: Any, status_code: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status_code, media_type="application/json")
 
 
-def error_answer(status_code: int, code: ErrorCode, message: str, data: Any = None) -> Response:
+def error_answer(status_code: int, code: ErrorCode, message: str, data: Mapping[str, Any] | None = None) -> Response:
     """An error in the one shape that they all have."""
-    return json_answer(ErrorAnswer(ErrorDetails(int(code), message, {} if data is None else data), now()), status_code)
+    details = {"details": message, **(data or {})}
+    return json_answer(ErrorAnswer(ErrorDetails(int(code), message, details), now()), status_code)

@@ -121,6 +121,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         methods = ", ".join(allowed(request.app.routes, request.scope))
         error = HTTPException(405, f"this address takes {methods}", {"Allow": methods})
+    if error.status_code == 404 and error.detail == "Not Found":
+        error = HTTPException(404, "there is no such route; GET /openapi.json lists all")
     code = _CODES.get(error.status_code, ErrorCode.INVALID_REQUEST)
     answer = error_answer(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
     answer.headers.update(error.headers or {})

@@ -131,8 +131,13 @@ class Mcp:
     @get("/mcp/prompts/{name}", Access.READ, answers={"application/json": GetPromptResult}, errors=(400,))
     async def prompt(self, request: Request, name: str) -> dict[str, Any]:
         """Have a prompt filled in; the query's parameters are its arguments."""
+        manager, arguments = self._environment.get_mcp_manager(), dict(request.query_params)
+        for hosted in await manager.get_prompts():
+            wanted = hosted.prompt.arguments or [] if hosted.name == name else []
+            if missing := [each.name for each in wanted if each.required and each.name not in arguments]:
+                raise HTTPException(400, f"{missing[0]}: an argument that is required; say it as ?{missing[0]}=…")
         try:
-            return _as_mcp(await self._environment.get_mcp_manager().get_prompt(name, dict(request.query_params)))
+            return _as_mcp(await manager.get_prompt(name, arguments))
         except ConnectionLost as error:
             raise _unanswered(error) from None
 
