@@ -53,11 +53,12 @@ def _of_postgres(load: Callable[[str], Any], options: Any, messages: Sequence[di
         for oid, what in message.get("types", {}).items():
             changes.own_types[int(oid)] = load("pg_values").OwnType(**what)
         if "types" not in message:
-            events += changes.take(decode(_pgoutput(message)), 1000 + at)
+            events += changes.take(decode(pgoutput(message)), 1000 + at)
     return events
 
 
-def _pgoutput(message: dict[str, Any]) -> bytes:
+def pgoutput(message: dict[str, Any]) -> bytes:
+    """A message as the server sends it."""
     if "begin" in message:
         time_us = int((datetime.fromisoformat(message["time"]).timestamp() - _EPOCH_S) * 1_000_000)
         return struct.pack(">cQqI", b"B", message["begin"], time_us, message["xid"])

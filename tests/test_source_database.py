@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from database_cases import pgoutput
 from hosting import until
 from servers.postgres import Postgres, postgres
 from source_process import Event, source_process
@@ -136,6 +137,65 @@ def test_a_position_in_the_binlog_grows_by_transactions_and_their_rows_are_told_
         assert settled == [position("log.1", 60, f"{server}:1-6"), position("log.1", 80, f"{server}:1-7")]
         # What has no GTID goes by file and position.
         assert places == [f"{server}:6:1", f"{server}:6:2", f"{server}:6:3", None, None, "log.1:95:1"]
+
+
+async def test_only_what_the_host_has_accepted_is_acknowledged_whatever_the_server_asks(tmp_path: Path) -> None:
+    acknowledged: list[int] = []
+    accepted, told = anyio.Event(), anyio.Event()
+
+    async def tell(events: Any) -> None:
+        assert [event.payload["new"] for event in events] == [{"id": "1"}]
+        told.set()
+        await accepted.wait()
+
+    with modules_of("database") as load:
+        stream, slot = load("pg_stream"), load("pg_slot").Slot("system", 100, None)
+        (options,) = load("options").databases({"database": {"url": "postgresql://h/shop", "tables": ["t"]}})
+        mark, watch = load("bookmark").Bookmark(tmp_path, "changes", "shop"), load("telling").Watch("", "", print)
+        columns = [["id", 25, 1]]
+        items = [
+            stream.Keepalive(110, True),
+            stream.Data(120, pgoutput({"relation": 1, "schema": "public", "table": "t", "columns": columns})),
+            stream.Data(120, pgoutput({"begin": 200, "time": "2026-01-02T03:04:05+00:00", "xid": 1})),
+            stream.Keepalive(190, True),
+            stream.Data(120, pgoutput({"insert": 1, "new": ["1"]})),
+            stream.Keepalive(195, True),
+            stream.Data(200, pgoutput({"commit": 200})),
+            stream.Keepalive(300, True),
+        ]
+
+        class Stream:
+            def read(self) -> Any:
+                return items.pop(0) if items else None
+
+            async def wait(self) -> None:
+                await anyio.sleep_forever()
+
+            async def acknowledge(self, lsn: int) -> None:
+                assert load("pgoutput").lsn_number(mark.content["lsn"]) >= lsn
+                acknowledged.append(lsn)
+
+        reading = load("pg_capture").Reading(options, mark, tell, watch, slot, Stream())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reading.read)
+            await told.wait()
+            tasks.start_soon(reading.keep_acknowledging)
+            await until(lambda: len(acknowledged) > 4)
+            assert set(acknowledged) == {110}
+            accepted.set()
+            await until(lambda: acknowledged[-1] == 300)
+            tasks.cancel_scope.cancel()
+
+
+def test_the_library_is_kept_from_reading_on_in_the_middle_of_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    with modules_of("database") as load:
+        binlog = load("mysql_binlog")
+        monkeypatch.setattr(binlog, "drivers", lambda: SimpleNamespace(connect=lambda **settings: settings))
+        connect = binlog.once_each()
+        assert connect(host="h") == {"host": "h"}
+        assert connect(host="h", db="information_schema")["db"] == "information_schema"
+        with pytest.raises(load("telling").Trouble, match="the connection is gone"):
+            connect(host="h")
 
 
 def test_a_row_of_the_binlog_that_cannot_be_read_is_a_gap_and_stops_nothing(tmp_path: Path) -> None:

@@ -179,6 +179,19 @@ async def test_a_source_that_is_killed_loses_nothing_and_what_it_repeats_is_the_
     assert len(accepted) == 2011
 
 
+async def test_what_the_host_had_not_accepted_when_the_source_ended_is_told_again(shop: Shop) -> None:
+    async with shop.source() as source:
+        await source.logged("connected")
+        shop.sql("INSERT INTO orders VALUES (1, 'a')")
+        await source.count(1)
+        source.accepts = lambda event: False
+        shop.sql("INSERT INTO orders VALUES (2, 'b')")
+        (_, event) = await source.count(2)
+        assert await source.end() == 0
+    async with shop.source() as source:
+        await source.until(lambda: event in source.events)
+
+
 @POSITIONS
 async def test_a_binlog_that_was_purged_is_a_gap_and_what_is_left_of_it_is_told(shop: Shop, position: str) -> None:
     async with shop.source(position=position) as source:

@@ -232,6 +232,10 @@ async def test_the_server_is_told_only_what_the_host_has_accepted(shop: Shop) ->
         source.accepts = lambda event: False
         shop.sql("INSERT INTO orders VALUES (1, 'a')")
         (event,) = await source.count(1)
+        (now,) = shop.sql("SELECT now()::text")
+        replied = f"SELECT 1 FROM pg_stat_replication WHERE reply_time > '{now['now']}'"
+        await source.until_asked(lambda: shop.sql(replied))
+        assert _number(shop.confirmed) < _number(event["metadata"]["commit_lsn"])
         position = (await source.call("get_databases"))[0]["position"]
         assert _number(position) < _number(event["metadata"]["commit_lsn"])
         assert await source.end() == 0

@@ -149,7 +149,7 @@ class Binlog:
             auto_position=gtids if by_gtid else None,
             is_mariadb=by_gtid and self._server.is_mariadb,
             slave_heartbeat=_HEARTBEAT_S,
-            pymysql_wrapper=_once_each(),
+            pymysql_wrapper=once_each(),
             enable_logging=False,
         )
         walk = Walk(self._options, self._start, self._server.is_mariadb)
@@ -257,7 +257,7 @@ def _images(
     return (None, image) if kind == "WriteRowsEvent" else (image, None)
 
 
-def _once_each() -> Any:
+def once_each() -> Any:
     """A `connect` that serves once for the stream and once for the catalogue.
 
     The library connects again by itself when a connection breaks, and then begins in the middle of a transaction, whose

@@ -52,7 +52,7 @@ class Capture:
                 await self._tell([slot.gap])
             stream = Stream(connection)
             await stream.start(self._options.slot, self._options.publication)
-            reading = _Reading(self._options, self._bookmark, self._tell, self._watch, slot, stream)
+            reading = Reading(self._options, self._bookmark, self._tell, self._watch, slot, stream)
             reading.keep()
             self._watch.connected(f"reading the slot {self._options.slot} from {lsn_text(slot.lsn)}")
             try:
@@ -61,7 +61,7 @@ class Capture:
                 reading.keep()
 
 
-class _Reading:
+class Reading:
     """One connection's worth of changes."""
 
     def __init__(
