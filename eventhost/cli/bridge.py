@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -67,8 +68,11 @@ class Bridge:
             threading.Thread(target=task, args=arguments, daemon=True)
             for task, arguments in ((self._say, ()), (self._hear, (self._attachment,)))
         ]
+        # Python heeds signals in this thread alone: one that came to another would leave this one waiting.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         for thread in threads:
             thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with self._state:
             self._state.wait_for(lambda: self._ended)
             attachment, self._attachment = self._attachment, None
