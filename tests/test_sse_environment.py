@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import pytest
-from hosting import until
+from hosting import LIMIT_S, until
 from sse_peer import HEAD, Asked, SsePeer, status, stream
 from test_cli import run
 
@@ -462,7 +462,8 @@ async def test_a_host_that_is_killed_goes_on_without_a_hole_and_without_a_double
         return await anyio.open_process(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
 
     async with SsePeer(answer).serving() as peer:
-        client(tmp_path, enable=True, server_url=peer.url, initial_reconnect_delay=0.01)
+        mai = client(tmp_path, enable=True, server_url=peer.url, initial_reconnect_delay=0.01)
+        write(tmp_path, {"http": {"enabled": False}, "mcp": {"clients": {"mai": mai}}})
         async with await run_host() as host:
             await until(lambda: reached() == "100")
             go_on.set()

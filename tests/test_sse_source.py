@@ -232,6 +232,24 @@ async def test_the_position_outlives_the_host(tmp_path: Path) -> None:
             assert peer.asked[-1].last_id == expected
 
 
+async def test_the_position_is_written_when_the_source_stops(host: Hosting, tmp_path: Path) -> None:
+    file, go_on = tmp_path / "var/state/mai/sse.json", anyio.Event()
+
+    async def answer(connection: Any, _: Asked) -> None:
+        await connection.send(HEAD + numbered(1, 3).encode())
+        await go_on.wait()
+        await connection.send(numbered(4, 4).encode())
+        await anyio.sleep_forever()
+
+    async with SsePeer(answer).serving() as peer:
+        client = host.source(endpoint(host, peer))
+        await until(lambda: file.exists() and json.loads(file.read_text())["lastEventId"] == "3")
+        go_on.set()
+        await host.events(4)
+        await client.disconnect()
+        assert json.loads(file.read_text())["lastEventId"] == "4"
+
+
 async def test_the_position_of_another_endpoint_is_none(tmp_path: Path) -> None:
     for _ in range(2):
         async with SsePeer(stream(numbered(1, 3), hold=True)).serving() as peer:
