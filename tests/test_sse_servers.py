@@ -14,13 +14,13 @@ import uvicorn
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse as AiohttpResponse
 from aiohttp_sse import sse_response
+from hosting import Hosting, hosting, until
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 
 from eventhost.config import ServerKind, SseConfig
-from tests.hosting import Hosting, hosting, until
 
 pytestmark = pytest.mark.anyio
 

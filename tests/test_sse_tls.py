@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from anyio.streams.tls import TLSAttribute
 from cryptography.hazmat.primitives.serialization import Encoding
+from hosting import Hosting, hosting
+from sse_peer import SsePeer, status, stream
+from test_web_access import Certificates
 
 from eventhost.config import ServerConfig, ServerKind, SseConfig
 from eventhost.connections import EventSourceStatus
-from tests.hosting import Hosting, hosting
-from tests.sse_peer import SsePeer, status, stream
-from tests.test_web_access import Certificates
 
 pytestmark = pytest.mark.anyio
 
