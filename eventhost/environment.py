@@ -8,7 +8,7 @@ sources ─► normalize ─► journal ─► rules ─► actions ─┐
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,8 @@ import anyio
 import msgspec
 import structlog
 
-from eventhost.actions import HOST, Hands, http_client
+from eventhost.actions import Hands, http_client
+from eventhost.announcer import Announcer
 from eventhost.bus import EnvEventBus
 from eventhost.config import (
     EnvironmentConfig,
@@ -84,8 +85,6 @@ log = structlog.get_logger()
 
 DRAIN_S = 10.0
 JOURNAL_CHECK_S = 1.0
-MAX_REPORTED = 20
-"""Problems of one file that are logged and said on the bus."""
 QUERY_TIMEOUT_S = 120.0
 RECORDS_S = 1.0
 
@@ -129,13 +128,10 @@ class ServerEnvironment:
             self._on_status,
         )
         self._tools = McpManager(self._pool)
-        self._to_announce: list[EnvEvent] = []
-        self._announcing = anyio.Event()
+        self._announcer = Announcer()
         self._reloading = anyio.Lock()
         self._recalled = anyio.Event()
         self._replaying = anyio.Lock()
-        self._down_since_ms: dict[str, int] = {}
-        """When each source and client that does not run was lost, or stopped."""
         self._stack = AsyncExitStack()
         # What needs the journal is made once that is open.
         self.bus: EnvEventBus
@@ -178,7 +174,7 @@ class ServerEnvironment:
             self.journal_id = uuid7() if self.config.journal.type == "memory" else ""
             stack.push_async_callback(journal.aclose)
             last = await journal.read(journal.head - 1, 1) if journal.crashed else ()
-            gaps = Gaps(self._say)
+            gaps = Gaps(self._announcer.say)
             self._pool.on_gap = lambda name, from_ms, to_ms: gaps.tell(
                 Gap(Reason.UNRESUMED, from_ms=from_ms, to_ms=to_ms, more={"source": name})
             )
@@ -188,7 +184,7 @@ class ServerEnvironment:
             self._sources = EventMcpManager(self._pool, self.bus.publish_batch, self._record, host=self.host_id)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            tasks.start_soon(self._announce)
+            tasks.start_soon(self._announcer.keep_saying, self.bus.publish_batch)
             tasks.start_soon(gaps.keep_saying)
             tasks.start_soon(_end_if_it_fails, journal)
             emitted = Emitted(self.bus.publish, journal, self._recalled.wait)
@@ -218,7 +214,7 @@ class ServerEnvironment:
             self._retention = Retention(journal, self._rules, _limits(self.config.journal), gaps.tell)
             tasks.start_soon(self._retention.keep)
             for file, problems in self._rule_set.broken.items():
-                self._report(file, problems)
+                self._announcer.report(file, problems)
             self._tools.load_clients(self.config.clients)
             if self._start_sources:
                 await self.start_sources()
@@ -250,7 +246,7 @@ class ServerEnvironment:
         await self._recalled.wait()
         await self._sources.load_clients(self.config.sources)
         for name, problems in self.config.broken.items():
-            self._report(name, problems)
+            self._announcer.report(name, problems)
         self.unready = None
 
     async def stop_sources(self) -> None:
@@ -749,13 +745,13 @@ class ServerEnvironment:
                     rules = await anyio.to_thread.run_sync(read_rules, new, self._rule_set)
                 new = _without_trees(new)
             except ConfigError as error:
-                self._report("configuration", error.problems)
+                self._announcer.report("configuration", error.problems)
                 return ReloadReport([], [], [], list(error.problems))
             report = await self._apply(new, touched)
             await self._rules.update(rules.rules)
             self._rule_set = rules
             for file, problems in rules.broken.items():
-                self._report(file, problems)
+                self._announcer.report(file, problems)
                 report.problems.extend(problems)
         log.info("reloaded", started=report.started, restarted=report.restarted, stopped=report.stopped)
         return report
@@ -776,7 +772,7 @@ class ServerEnvironment:
                 message, mend = "takes effect when the host starts anew", "restart it"
                 report.problems.append(Problem("config.jsonc", message, mend, part, fatal=False))
         for name, problems in new.broken.items():
-            self._report(name, problems)
+            self._announcer.report(name, problems)
             if name in self._sources.get_clients():
                 kept = "; the last good configuration is in use"
                 self._sources.client(name).problem = "\n".join(map(str, problems)) + kept
@@ -812,48 +808,7 @@ class ServerEnvironment:
         return resolve_all(value, self.root, variables(self.root))
 
     def _on_status(self, connection: Connection) -> None:
-        """Say on the bus what happens to sources and to clients."""
-        name, now_ms = connection.config.name, int(time.time() * 1000)
-        source = name in self._sources.get_clients()
-        kind = "source" if source else "client"
-        match connection.status:
-            case EventSourceStatus.RUNNING:
-                since_ms = self._down_since_ms.pop(name, None)
-                down = {} if since_ms is None else {"from": since_ms, "to": now_ms}
-                event_type = "host.source_started" if source else "host.client_started"
-                self._say(event_type, {kind: name, "restarts": connection.restarts, **down})
-            case EventSourceStatus.DISCONNECTED:
-                self._down_since_ms.setdefault(name, now_ms)
-                event_type = "host.source_disconnected" if source else "host.client_disconnected"
-                self._say(event_type, {kind: name, "error": connection.last_error})
-            case EventSourceStatus.ERROR:
-                event_type = "host.source_failed" if source else "host.client_failed"
-                self._say(event_type, {kind: name, "error": connection.last_error})
-            case EventSourceStatus.STOPPED:
-                self._down_since_ms.setdefault(name, now_ms)
-
-    def _report(self, name: str, problems: Iterable[Problem]) -> None:
-        """Log what is wrong in the configuration, and say it on the bus."""
-        texts = [str(problem) for problem in problems if problem.fatal]
-        if len(texts) > MAX_REPORTED:
-            texts = [*texts[:MAX_REPORTED], f"and {len(texts) - MAX_REPORTED} more; `eventhost check` tells them all"]
-        if texts:
-            log.error("config_error", part=name, problems=texts)
-            self._say("host.config_error", {"part": name, "problems": texts})
-
-    def _say(self, event_type: str, payload: dict[str, Any]) -> None:
-        metadata = {"source": HOST, "source_name": HOST}
-        event = EnvEvent(uuid7(), event_type, int(time.time() * 1000), metadata, payload)
-        self._to_announce.append(event)
-        self._announcing.set()
-
-    async def _announce(self) -> None:
-        """Publish what the host has to say; those who say it cannot wait for the journal."""
-        while True:
-            await self._announcing.wait()
-            self._announcing = anyio.Event()
-            events, self._to_announce = self._to_announce, []
-            await self.bus.publish_batch(events)
+        self._announcer.heed(connection, is_source=connection.config.name in self._sources.get_clients())
 
 
 async def _end_if_it_fails(journal: Journal) -> None:

@@ -34,6 +34,7 @@ FLOORS = {
     "sources": 4,
     "tools": 4,
     "actions": 5,
+    "announcer": 6,
     "rules": 6,
     "environment": 7,
     "schema": 7,
