@@ -112,6 +112,7 @@ _CODES = {
     400: ErrorCode.INVALID_PARAMS,
     404: ErrorCode.METHOD_NOT_FOUND,
     422: ErrorCode.INVALID_PARAMS,
+    429: ErrorCode.SERVER_ERROR,
     503: ErrorCode.SERVER_ERROR,
 }
 
