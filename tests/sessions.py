@@ -22,7 +22,7 @@ from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize
 from eventhost.journal import MemoryJournal
 from eventhost.serve import McpFace, Peer
 from eventhost.web import app as web_app
-from eventhost.web.sessions import Sessions
+from eventhost.web.sessions.registry import Sessions
 
 ANN = Caller("ann", "key", frozenset({Access.READ, Access.PUBLISH}))
 BOB = Caller("bob", "key", frozenset({Access.READ, Access.PUBLISH}))

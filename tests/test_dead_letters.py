@@ -27,8 +27,8 @@ from eventhost.journal import Change, DeadLetter, Journal, MemoryJournal, Positi
 from eventhost.rules import Limits, Rule, RuleEngine, parse_rules
 from eventhost.rules import letters as letters_room
 from eventhost.rules.letters import Several, handle, in_full, in_short
+from eventhost.web.access.guard import Guard
 from eventhost.web.app import create_app
-from eventhost.web.guard import Guard
 
 LIMIT_S = 20
 """Never reached unless something is broken."""

@@ -38,8 +38,8 @@ from eventhost.rules.explain import Explanation, explain
 from eventhost.rules.trial import Fate
 from eventhost.sources import record
 from eventhost.sources.raw import MOST_BYTES
+from eventhost.web.access.guard import Guard
 from eventhost.web.app import create_app
-from eventhost.web.guard import Guard
 
 pytestmark = pytest.mark.anyio
 

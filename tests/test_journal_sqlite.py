@@ -253,11 +253,16 @@ async def test_a_child_that_was_forked_neither_holds_the_lock_nor_harms_the_jour
     journal = await opened(path)
     await journal.append(events(1))
     gate, open_gate = os.pipe()
+    lives, say_lives = os.pipe()
     if (child := os.fork()) == 0:
         os.close(open_gate)
+        os.write(say_lives, b"x")
         os.read(gate, 1)  # lives on until the other end is closed
         os._exit(0)
     os.close(gate)
+    await anyio.to_thread.run_sync(os.read, lives, 1)  # what it inherited it lets go of as soon as it lives
+    os.close(lives)
+    os.close(say_lives)
     await journal.append(events(1))
     await journal.aclose()
     journal = await opened(path)  # though the child lives

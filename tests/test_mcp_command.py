@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +170,15 @@ async def ended(process: Process) -> bytes:
     return said
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Who starts tests in the background may have them ignore the signal, which programs inherit from them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 async def test_it_ends_in_peace_when_it_is_interrupted(host: Hosting) -> None:
     async with listening(host), await anyio.open_process([*COMMAND, str(host.root)]) as process:
         await Spoken(process).begin()

@@ -44,7 +44,7 @@ from eventhost.rules.again import Again, Request, chosen, told
 from eventhost.rules.diff import compare, runs_made, runs_recorded
 from eventhost.rules.replay import Replay, Span, play, run_up_of
 from eventhost.rules.start import Start, parse_start
-from eventhost.web.replay import ReplayStream
+from eventhost.web.events.replay import ReplayStream
 
 anyio_test = pytest.mark.anyio
 

@@ -197,7 +197,7 @@ async def test_a_star_leaves_out_what_the_host_says_of_itself(place: Place) -> N
     everything, own = Session(place.face), Session(place.face)
     await place.call("subscribe_event", everything, eventType="*", after=0)
     await place.call("subscribe_event", own, eventType=["host.*", "a"], after=0)
-    place.env._say("host.config_error", {})
+    place.env._announcer.say("host.config_error", {})
     await until(lambda: len(place.pushed(own)) == 1)
     await place.publish("a")
     await until(lambda: place.pushed(everything))

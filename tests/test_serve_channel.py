@@ -97,7 +97,7 @@ async def test_what_the_host_says_of_itself_is_shown_only_if_it_is_asked_for(tmp
     async with running(tmp_path) as env, channel(tmp_path) as spoken, channel(tmp_path, "--match", "host.*") as other:
         await begun(spoken)
         await begun(other)
-        env._say("host.config_error", {})
+        env._announcer.say("host.config_error", {})
         assert (await next_shown(other))["meta"]["type"] == "host.config_error"
         await env.publish_event({"type": "a"})
         assert (await next_shown(spoken))["meta"]["type"] == "a"

@@ -28,7 +28,7 @@ from eventhost.errors import ConfigError, NotFound
 from eventhost.event import EnvEvent
 from eventhost.gaps import GAP
 from eventhost.journal.file import JournalFile
-from eventhost.web import source_test
+from eventhost.web import source_check
 
 RUNNING, STOPPED = EventSourceStatus.RUNNING, EventSourceStatus.STOPPED
 URL = "https://example.org/events"
@@ -199,7 +199,7 @@ async def test_a_stream_is_switched_reloaded_and_told_like_any_source(tmp_path: 
             assert (sse.is_running(), sse.is_connected()) == (True, True)
             shown = env.source_status("mai")
             assert (shown.status, shown.way_in, shown.pid, shown.protocol) == (RUNNING, "sse", None, "")
-            test = await source_test.tested(env, "mai")
+            test = await source_check.tested(env, "mai")
             assert (test.passed, test.checks[2].passed) == (True, True)
             await env.restart_source("mai")
             await until(lambda: len(peer.asked) == 2)

@@ -26,9 +26,9 @@ from eventhost.event import EnvEvent, RawEvent, SourceProfile, normalize
 from eventhost.journal import MemoryJournal
 from eventhost.rules.retention import LetterStatistics
 from eventhost.sources.status import SourceStatus
+from eventhost.web.access.guard import MAX_BODY_BYTES, Guard
 from eventhost.web.app import create_app
 from eventhost.web.control_socket import CONTROL_SOCKET, socket_name
-from eventhost.web.guard import MAX_BODY_BYTES, Guard
 from eventhost.web.server import Listening, serving
 
 pytestmark = pytest.mark.anyio

@@ -35,17 +35,18 @@ from eventhost.cli.app import app as command_line
 from eventhost.cli.control import Host
 from eventhost.config.model import HttpConfig, RateLimit, TlsConfig
 from eventhost.errors import ConfigError, EventhostError, NotFound
-from eventhost.web import limits, server, signin
+from eventhost.web import server
+from eventhost.web.access import limits, signin
+from eventhost.web.access.caller import caller_of
+from eventhost.web.access.door import FAILURES_AT_ONCE, Door
+from eventhost.web.access.guard import MAX_BODY_BYTES, Guard
+from eventhost.web.access.keys import KEYS_FILE, create_key, last_used, read_keys, revoke_key
+from eventhost.web.access.limits import Limiter, neighbourhood
+from eventhost.web.access.ring import KeyRing
+from eventhost.web.access.tls import Certificate
 from eventhost.web.api.auth import Auth
-from eventhost.web.caller import caller_of
-from eventhost.web.door import FAILURES_AT_ONCE, Door
 from eventhost.web.endpoint import endpoints, get, post
-from eventhost.web.guard import MAX_BODY_BYTES, Guard
-from eventhost.web.keys import KEYS_FILE, create_key, last_used, read_keys, revoke_key
-from eventhost.web.limits import Limiter, neighbourhood
-from eventhost.web.ring import KeyRing
 from eventhost.web.server import serving
-from eventhost.web.tls import Certificate
 
 pytestmark = pytest.mark.anyio
 

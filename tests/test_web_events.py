@@ -21,13 +21,13 @@ from eventhost.errors import BusClosed, EventRejected, JournalFailed
 from eventhost.event import EnvEvent
 from eventhost.exchange import to_cloudevent
 from eventhost.exchange.http import BATCHED, STRUCTURED, read_binary
-from eventhost.web import history, publishing
 from eventhost.web.api.events import Events
 from eventhost.web.app import create_app
-from eventhost.web.broadcast import Broadcast
 from eventhost.web.endpoint import endpoints
-from eventhost.web.history import following
-from eventhost.web.idempotency import KEPT_S, Done, Idempotency, OtherRequest, digest
+from eventhost.web.events import history, publishing
+from eventhost.web.events.broadcast import Broadcast
+from eventhost.web.events.history import following
+from eventhost.web.events.idempotency import KEPT_S, Done, Idempotency, OtherRequest, digest
 from eventhost.web.openapi import document
 from eventhost.web.server import serving
 
@@ -494,7 +494,7 @@ async def test_a_key_is_forgotten_after_a_day_and_when_there_are_many(
     anew.ahead_ms = 2 * int(KEPT_S * 1000)
     assert (await anew.once.once("k", "r", anew.publishing()))[1]
 
-    monkeypatch.setattr("eventhost.web.idempotency.KEPT_KEYS", 2)
+    monkeypatch.setattr("eventhost.web.events.idempotency.KEPT_KEYS", 2)
     for key in ("1", "2", "3", "4"):
         assert (await journaled.once.once(key, "r", journaled.publishing()))[1]
     assert not (await journaled.once.once("4", "r", journaled.publishing()))[1]

@@ -26,9 +26,9 @@ from eventhost.journal import JournalStatistics
 from eventhost.rules import LetterStatistics, RuleState, RuleStatistics, RuleTotals
 from eventhost.sources import SourceStatus
 from eventhost.web.app import create_app
-from eventhost.web.judgement import LONG_LAG, LOW_DISK_BYTES, Verdict, judge
+from eventhost.web.health.judgement import LONG_LAG, LOW_DISK_BYTES, Verdict, judge
+from eventhost.web.health.survey import Disk, Survey, telling
 from eventhost.web.redaction import shown
-from eventhost.web.survey import Disk, Survey, telling
 
 pytestmark = pytest.mark.anyio
 

@@ -22,11 +22,11 @@ from eventhost.connections import EventSourceStatus
 from eventhost.event import RawEvent
 from eventhost.measures import BOUNDS_S, Histogram, Latency
 from eventhost.rules import RuleTotals
-from eventhost.web import collector
+from eventhost.web.access.guard import Guard
 from eventhost.web.app import create_app
-from eventhost.web.collector import HostCollector
-from eventhost.web.guard import Guard
-from eventhost.web.traffic import OpenStreams, TrafficStatistics
+from eventhost.web.health import collector
+from eventhost.web.health.collector import HostCollector
+from eventhost.web.health.traffic import OpenStreams, TrafficStatistics
 
 pytestmark = pytest.mark.anyio
 

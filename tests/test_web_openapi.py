@@ -28,11 +28,11 @@ from starlette.routing import Match, Route, WebSocketRoute
 from eventhost.access import Access
 from eventhost.connections.http import free_port
 from eventhost.exchange.http import BATCHED, STRUCTURED
+from eventhost.web.access.door import Door
+from eventhost.web.access.keys import create_key
+from eventhost.web.access.ring import KeyRing
 from eventhost.web.app import create_app
-from eventhost.web.door import Door
 from eventhost.web.endpoint import allowed
-from eventhost.web.keys import create_key
-from eventhost.web.ring import KeyRing
 
 NOT_TRIED: Final = {
     "GET /sse/connect": "a stream, which does not end by itself; see test_web_sessions.py",

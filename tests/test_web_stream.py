@@ -23,13 +23,13 @@ from eventhost.bus import EnvEventBus, Lagged
 from eventhost.config.model import HttpConfig
 from eventhost.event import EnvEvent
 from eventhost.journal import Entry, MemoryJournal
-from eventhost.web import broadcast as room
 from eventhost.web.app import create_app
-from eventhost.web.broadcast import Broadcast, Piece, Watcher
 from eventhost.web.control_socket import socket_name
+from eventhost.web.events import broadcast as room
+from eventhost.web.events.broadcast import Broadcast, Piece, Watcher
+from eventhost.web.events.stream import EventStream, sse
+from eventhost.web.events.wanted import Wanted
 from eventhost.web.server import serving
-from eventhost.web.stream import EventStream, sse
-from eventhost.web.wanted import Wanted
 
 pytestmark = pytest.mark.anyio
 

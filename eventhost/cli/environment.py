@@ -136,7 +136,7 @@ def _read(root: Path) -> tuple[EnvironmentConfig, list[Problem]]:
 
 
 def _missing_key(config: EnvironmentConfig) -> list[Problem]:
-    from eventhost.web.keys import read_keys
+    from eventhost.web.access.keys import read_keys
 
     http = config.http
     try:

@@ -17,7 +17,7 @@ from eventhost.journal import Entry
 from eventhost.journal.file import Events
 from eventhost.journal.moment import Moment
 from eventhost.journal.search import forwards
-from eventhost.web.stream import event_json
+from eventhost.web.events.stream import event_json
 
 _EVERYTHING: Final = "*,host.*"
 _YEAR_MS: Final = 365 * 86_400_000

@@ -41,7 +41,7 @@ def create(
 ) -> None:
     """Make a key, and print it: it is kept nowhere, and cannot be shown again."""
     root = folder(env)
-    from eventhost.web.keys import create_key
+    from eventhost.web.access.keys import create_key
 
     key = create_key(root, name, map(Access, scope), rate_limit)
     if as_json:
@@ -55,7 +55,7 @@ def create(
 def list_keys(as_json: JsonOption = False, env: EnvOption = None) -> None:
     """List the keys: what each may, since when there is one, and when a host last saw it."""
     root = folder(env)
-    from eventhost.web.keys import last_used, read_keys
+    from eventhost.web.access.keys import last_used, read_keys
 
     keys, used = read_keys(root), last_used(root)
     if as_json:
@@ -83,7 +83,7 @@ def list_keys(as_json: JsonOption = False, env: EnvOption = None) -> None:
 def revoke(name: Name, env: EnvOption = None) -> None:
     """Make a key open nothing any longer; streams that were opened with it end."""
     root = folder(env)
-    from eventhost.web.keys import revoke_key
+    from eventhost.web.access.keys import revoke_key
 
     revoke_key(root, name)
     print(f"revoked {name}")

@@ -15,6 +15,8 @@ from starlette.routing import WebSocketRoute
 from eventhost.errors import BusClosed, ConfigError, EventRejected, NotFound
 from eventhost.exchange.http import NotJson
 from eventhost.serve import BusTools, McpFace
+from eventhost.web.access.door import Door
+from eventhost.web.access.ring import KeyRing
 from eventhost.web.answers import ErrorCode, error_answer
 from eventhost.web.api.auth import Auth
 from eventhost.web.api.dead_letters import DeadLetters
@@ -30,14 +32,12 @@ from eventhost.web.api.rules import Rules
 from eventhost.web.api.servers import Servers
 from eventhost.web.api.sessions import SessionList, Sse
 from eventhost.web.api.sources import Sources
-from eventhost.web.broadcast import Broadcast
-from eventhost.web.door import Door
 from eventhost.web.endpoint import allowed, endpoints
+from eventhost.web.events.broadcast import Broadcast
+from eventhost.web.health.traffic import OpenStreams, Traffic
 from eventhost.web.openapi import Description
-from eventhost.web.ring import KeyRing
-from eventhost.web.session_entry import SessionEntry
-from eventhost.web.sessions import Sessions
-from eventhost.web.traffic import OpenStreams, Traffic
+from eventhost.web.sessions.entry import SessionEntry
+from eventhost.web.sessions.registry import Sessions
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -27,9 +27,9 @@ from starlette.types import Receive, Scope, Send
 
 from eventhost.access import NOBODY, Access
 from eventhost.exchange.http import NotJson
+from eventhost.web.access.caller import caller_of
+from eventhost.web.access.door import asks_for_key
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
-from eventhost.web.caller import caller_of
-from eventhost.web.door import asks_for_key
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from eventhost import __version__
 from eventhost.access import Access
+from eventhost.web.access.door import Door
 from eventhost.web.answers import ErrorAnswer
-from eventhost.web.door import Door
 from eventhost.web.endpoint import Endpoint, get
 
 _REF: Final = "#/components/schemas/{name}"

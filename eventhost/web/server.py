@@ -24,14 +24,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from eventhost.config.model import HttpConfig
 from eventhost.errors import ConfigError, EventhostError, Problem
+from eventhost.web.access.door import Door
+from eventhost.web.access.guard import MAX_BODY_BYTES, Guard
+from eventhost.web.access.keys import read_keys
+from eventhost.web.access.ring import KeyRing
+from eventhost.web.access.tls import Certificate
 from eventhost.web.app import create_app
 from eventhost.web.control_socket import CONTROL_SOCKET, socket_name
-from eventhost.web.door import Door
-from eventhost.web.guard import MAX_BODY_BYTES, Guard
-from eventhost.web.keys import read_keys
-from eventhost.web.ring import KeyRing
-from eventhost.web.tls import Certificate
-from eventhost.web.traffic import OpenStreams
+from eventhost.web.health.traffic import OpenStreams
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventhost.access import NOBODY, Access
+from eventhost.web.access.caller import caller_of
+from eventhost.web.access.door import Door, asks_for_key
+from eventhost.web.access.signin import TICKET_S, Pass
 from eventhost.web.answers import json_answer
-from eventhost.web.caller import caller_of
-from eventhost.web.door import Door, asks_for_key
 from eventhost.web.endpoint import post
-from eventhost.web.signin import TICKET_S, Pass
 
 
 class SignedIn(msgspec.Struct, frozen=True):

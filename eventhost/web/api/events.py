@@ -16,16 +16,16 @@ from eventhost.event import MAX_ID_LENGTH, MAX_TIMESTAMP, MAX_TYPE_LENGTH, EnvEv
 from eventhost.exchange.http import BATCHED, STRUCTURED
 from eventhost.journal import Journal
 from eventhost.journal.search import Ambiguous, find
+from eventhost.web.access.guard import over_control_socket
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
 from eventhost.web.api.explained import Explained
-from eventhost.web.broadcast import Broadcast
 from eventhost.web.endpoint import get, post, read_body
-from eventhost.web.guard import over_control_socket
-from eventhost.web.history import MAX_EVENTS, Page, following, newest, position, span
-from eventhost.web.idempotency import MAX_KEY_LENGTH
-from eventhost.web.publishing import MAX_BATCH, Publisher, read_events
-from eventhost.web.stream import EventStream, event_json
-from eventhost.web.wanted import Wanted
+from eventhost.web.events.broadcast import Broadcast
+from eventhost.web.events.history import MAX_EVENTS, Page, following, newest, position, span
+from eventhost.web.events.idempotency import MAX_KEY_LENGTH
+from eventhost.web.events.publishing import MAX_BATCH, Publisher, read_events
+from eventhost.web.events.stream import EventStream, event_json
+from eventhost.web.events.wanted import Wanted
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

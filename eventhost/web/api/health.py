@@ -14,8 +14,8 @@ from eventhost.connections import EventSourceStatus
 from eventhost.rules import LetterStatistics
 from eventhost.web.answers import now
 from eventhost.web.endpoint import get
-from eventhost.web.judgement import LOW_DISK_BYTES, Verdict, judge
-from eventhost.web.survey import Disk, Survey, survey
+from eventhost.web.health.judgement import LOW_DISK_BYTES, Verdict, judge
+from eventhost.web.health.survey import Disk, Survey, survey
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -18,10 +18,10 @@ from eventhost.connections import EventSourceStatus
 from eventhost.rules import LetterStatistics, RuleStatistics
 from eventhost.serve import McpFace
 from eventhost.web.endpoint import get, post
+from eventhost.web.health.survey import survey, telling
+from eventhost.web.health.traffic import Traffic
+from eventhost.web.health.usage import Usage
 from eventhost.web.problems import ProblemShown
-from eventhost.web.survey import survey, telling
-from eventhost.web.traffic import Traffic
-from eventhost.web.usage import Usage
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

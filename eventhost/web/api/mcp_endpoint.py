@@ -14,7 +14,7 @@ from eventhost.access import Access
 from eventhost.serve import McpFace, ToolFailed
 from eventhost.serve.channel import Channel, wanted
 from eventhost.serve.lines import Lines
-from eventhost.web.caller import caller_of
+from eventhost.web.access.caller import caller_of
 from eventhost.web.endpoint import delete, get, post
 
 

@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eventhost.access import Access
-from eventhost.web.collector import HostCollector
 from eventhost.web.endpoint import get
-from eventhost.web.survey import survey
-from eventhost.web.traffic import Traffic
+from eventhost.web.health.collector import HostCollector
+from eventhost.web.health.survey import survey
+from eventhost.web.health.traffic import Traffic
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from eventhost.access import Access
 from eventhost.rules import QUERY_ANSWERED, USER_QUERY, RuleState, RuleStatistics
+from eventhost.web.access.caller import caller_of
 from eventhost.web.answers import ErrorCode, error_answer, json_answer, now
-from eventhost.web.caller import caller_of
 from eventhost.web.endpoint import get, post
-from eventhost.web.sessions import SESSION_ID, Sessions, message_id
+from eventhost.web.sessions.registry import SESSION_ID, Sessions, message_id
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from eventhost.access import Access
 from eventhost.rules.again import Request as Wanted
 from eventhost.web.endpoint import post
-from eventhost.web.replay import ReplayStream
+from eventhost.web.events.replay import ReplayStream
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -12,13 +12,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from eventhost.access import Access
+from eventhost.web.access.caller import caller_of
 from eventhost.web.answers import ErrorCode, error_answer, json_answer, moment, now
-from eventhost.web.caller import caller_of
 from eventhost.web.endpoint import delete, get, post
-from eventhost.web.feed import RESERVED
-from eventhost.web.rpc import fault
-from eventhost.web.session_entry import EventsOfSession, SessionEntry
-from eventhost.web.sessions import ClientInfo, Session, Sessions, message_id
+from eventhost.web.sessions.entry import EventsOfSession, SessionEntry
+from eventhost.web.sessions.feed import RESERVED
+from eventhost.web.sessions.registry import ClientInfo, Session, Sessions, message_id
+from eventhost.web.sessions.rpc import fault
 
 
 class SessionWanted(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from eventhost.config import SourceConfig
 from eventhost.sources import SourceStatus
 from eventhost.web.endpoint import get, post
 from eventhost.web.redaction import HIDDEN, shown, shown_url
-from eventhost.web.source_test import SourceTest, tested
+from eventhost.web.source_check import SourceTest, tested
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -14,15 +14,15 @@ from starlette.websockets import WebSocket
 
 from eventhost.access import Access, Caller
 from eventhost.errors import BusClosed
+from eventhost.web.access.caller import caller_of
 from eventhost.web.answers import ErrorCode, error_answer
-from eventhost.web.broadcast import Broadcast
-from eventhost.web.caller import caller_of
-from eventhost.web.feed import Feed, Place
-from eventhost.web.history import position
-from eventhost.web.session_stream import SessionStream
-from eventhost.web.sessions import ClientInfo, Session, Sessions
-from eventhost.web.wanted import Wanted
-from eventhost.web.websocket import SessionSocket
+from eventhost.web.events.broadcast import Broadcast
+from eventhost.web.events.history import position
+from eventhost.web.events.wanted import Wanted
+from eventhost.web.sessions.feed import Feed, Place
+from eventhost.web.sessions.registry import ClientInfo, Session, Sessions
+from eventhost.web.sessions.stream import SessionStream
+from eventhost.web.sessions.websocket import SessionSocket
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from eventhost.connections import EventSourceStatus
-from eventhost.web.survey import Survey
+from eventhost.web.health.survey import Survey
 
 LOW_DISK_BYTES: Final = 500_000_000
 LONG_LAG: Final = 1_000

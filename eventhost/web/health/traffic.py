@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from eventhost.web.broadcast import Broadcast
-from eventhost.web.sessions import Sessions
+from eventhost.web.events.broadcast import Broadcast
+from eventhost.web.sessions.registry import Sessions
 
 
 class OpenStreams(set[anyio.CancelScope]):

@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.responses import Response
 
 from eventhost.access import NOBODY, OWNER, Caller
+from eventhost.web.access.keys import Key
+from eventhost.web.access.limits import Limiter, neighbourhood
+from eventhost.web.access.ring import KeyRing
+from eventhost.web.access.signin import TICKET_S, Pass, Passes
 from eventhost.web.answers import ErrorCode, error_answer
-from eventhost.web.keys import Key
-from eventhost.web.limits import Limiter, neighbourhood
-from eventhost.web.ring import KeyRing
-from eventhost.web.signin import TICKET_S, Pass, Passes
 
 FAILURES_PER_MINUTE = 10
 FAILURES_AT_ONCE = 20

@@ -28,7 +28,7 @@ from starlette.types import Scope
 from eventhost.access import Access, Caller
 from eventhost.errors import EventhostError, NotFound
 from eventhost.serve import McpFace, Peer
-from eventhost.web.outbox import Outbox
+from eventhost.web.sessions.outbox import Outbox
 from eventhost.wire import EMITTED
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from eventhost.errors import ConfigError
-from eventhost.web.keys import KEYS_FILE, USED_FILE, Key, last_used, opened_by, read_keys, write_privately
+from eventhost.web.access.keys import KEYS_FILE, USED_FILE, Key, last_used, opened_by, read_keys, write_privately
 
 log = structlog.get_logger()
 

@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from eventhost.access import Access, Caller
 from eventhost.web.answers import ErrorCode
-from eventhost.web.broadcast import Item, Piece
-from eventhost.web.feed import Feed, Frame, ending, frames_of
-from eventhost.web.rpc import failure, fault
-from eventhost.web.sessions import STOPPING, Line, Session, abort, message_id
+from eventhost.web.events.broadcast import Item, Piece
+from eventhost.web.sessions.feed import Feed, Frame, ending, frames_of
+from eventhost.web.sessions.registry import STOPPING, Line, Session, abort, message_id
+from eventhost.web.sessions.rpc import failure, fault
 
 _LAST_WORD_S: Final = 0.5
 _NORMAL: Final = 1000

@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from eventhost.access import NOBODY, OWNER, Caller
 from eventhost.config.model import HttpConfig, RateLimit
 from eventhost.event import MAX_EVENT_BYTES
+from eventhost.web.access.door import Admitted, Door, asks_for_key, without_ticket
+from eventhost.web.access.limits import Limiter, neighbourhood
+from eventhost.web.access.origins import Cors, Names, is_own_page
+from eventhost.web.access.visit import Visit, too_large
 from eventhost.web.answers import ErrorCode, error_answer
-from eventhost.web.door import Admitted, Door, asks_for_key, without_ticket
-from eventhost.web.limits import Limiter, neighbourhood
-from eventhost.web.origins import Cors, Names, is_own_page
-from eventhost.web.visit import Visit, too_large
 
 log = structlog.get_logger()
 

@@ -19,8 +19,8 @@ from eventhost.connections import EventSourceStatus, ServerStatus
 from eventhost.measures import Latency
 from eventhost.rules import RuleStatistics, RuleTotals
 from eventhost.sources import SourceStatus
-from eventhost.web.survey import Survey
-from eventhost.web.traffic import TrafficStatistics
+from eventhost.web.health.survey import Survey
+from eventhost.web.health.traffic import TrafficStatistics
 
 MAX_RULES: Final = 1_000
 

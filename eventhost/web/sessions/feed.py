@@ -15,10 +15,10 @@ import msgspec
 
 from eventhost.bus import Lagged
 from eventhost.web.answers import now
-from eventhost.web.broadcast import Broadcast, Item, Piece
-from eventhost.web.sessions import Line, Session
-from eventhost.web.stream import event_json
-from eventhost.web.wanted import Wanted
+from eventhost.web.events.broadcast import Broadcast, Item, Piece
+from eventhost.web.events.stream import event_json
+from eventhost.web.events.wanted import Wanted
+from eventhost.web.sessions.registry import Line, Session
 
 RESERVED: Final = frozenset({"", "message", "connected", "heartbeat", "lagged", "closed", "error", "open"})
 """What a session itself says; an event of such a type is shown with `bus.` before it."""

@@ -16,8 +16,8 @@ from eventhost.errors import BusClosed, EventRejected
 from eventhost.event import EnvEvent, RawEvent
 from eventhost.exchange.http import BATCHED, STRUCTURED, VERSION_HEADER, NotJson, is_binary, read_binary
 from eventhost.exchange.http import read_cloudevents as read_structured
-from eventhost.web.caller import caller_of
-from eventhost.web.idempotency import MAX_KEY_LENGTH, Done, Idempotency, OtherRequest, digest
+from eventhost.web.access.caller import caller_of
+from eventhost.web.events.idempotency import MAX_KEY_LENGTH, Done, Idempotency, OtherRequest, digest
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventhost.bus import Lagged
 from eventhost.journal import Entry
-from eventhost.web.broadcast import Item, Watcher
+from eventhost.web.events.broadcast import Item, Watcher
 
 log = structlog.get_logger()
 

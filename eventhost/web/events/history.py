@@ -12,8 +12,8 @@ import anyio.lowlevel
 from eventhost.journal import Journal
 from eventhost.journal.moment import Moment
 from eventhost.journal.search import backwards
-from eventhost.web.stream import event_json
-from eventhost.web.wanted import Select
+from eventhost.web.events.stream import event_json
+from eventhost.web.events.wanted import Select
 
 MAX_EVENTS: Final = 10_000
 MAX_ANSWER_BYTES: Final = 33_554_432

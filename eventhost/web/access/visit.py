@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from eventhost.access import NOBODY
-from eventhost.web.door import Admitted
-from eventhost.web.origins import Headers
+from eventhost.web.access.door import Admitted
+from eventhost.web.access.origins import Headers
 
 log = structlog.get_logger()
 

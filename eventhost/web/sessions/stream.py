@@ -8,9 +8,9 @@ from typing import Any, Final
 import anyio
 from starlette.types import Receive, Scope, Send
 
-from eventhost.web.broadcast import PIECE_BYTES, Item, Piece
-from eventhost.web.feed import Feed, Frame, ending, frames_of
-from eventhost.web.sessions import Line, Session, abort
+from eventhost.web.events.broadcast import PIECE_BYTES, Item, Piece
+from eventhost.web.sessions.feed import Feed, Frame, ending, frames_of
+from eventhost.web.sessions.registry import Line, Session, abort
 
 _LAST_WORD_S: Final = 0.5
 _RETRY: Final = b"retry: 2000\n"

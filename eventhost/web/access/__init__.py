@@ -1,0 +1,1 @@
+"""Who asks over HTTP, and what that one may: keys, sign-in, origins, limits, and the log of it."""

@@ -1,0 +1,1 @@
+"""How the host fares, gathered and judged for whoever asks."""

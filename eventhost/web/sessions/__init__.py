@@ -1,0 +1,1 @@
+"""Sessions: one client over however many connections, by Server-Sent Events or WebSocket."""
