@@ -39,7 +39,7 @@ def needs() -> Callable[[str], str]:
     def find(program: str) -> str:
         if path := shutil.which(program):
             return path
-        reason = f"{program} is not installed"
+        reason = f"{program} is not on the PATH: install it to have this tested"
         if os.environ.get("EVENTHOST_TEST_STRICT") == "1":
             pytest.fail(reason)
         pytest.skip(reason)

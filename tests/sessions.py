@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -149,7 +150,7 @@ def served(monkeypatch: Any, root: Path, **http: Any) -> Served:
     return Served(app, environment, app.state.face, app.state.sessions, streams)
 
 
-class _Driven:
+class _Driven(ABC):
     """One request: `stop_reading` makes the application wait when it sends, as a full socket does."""
 
     def __init__(self, app: Any, scope: dict[str, Any]) -> None:
@@ -177,9 +178,9 @@ class _Driven:
                 self.leave()
                 await self.ended.wait()
 
+    @abstractmethod
     def leave(self) -> None:
         """The client goes away."""
-        raise NotImplementedError
 
     async def _run(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import AddressValueError, IPv6Address
@@ -15,14 +16,14 @@ _MAPPED_IPV4: Final = 0xFFFF
 """The upper 96 bits of an IPv6 address that stands for an IPv4 one (RFC 4291, 2.5.5.2)."""
 
 
-class Operator:
+class Operator(ABC):
     """What may stand in an array instead of a value. Equal operators match the same."""
 
     __slots__ = ()
 
+    @abstractmethod
     def matches(self, value: Leaf) -> bool:
         """Whether it matches a leaf, or `MISSING`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Each is as exact as its first line says; what is found beyond that, the rules' o
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Hashable, Iterable
 from typing import Any, Final, Generic, TypeVar
@@ -27,7 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 Bucket = TypeVar("Bucket")
 
 
-class Table(Generic[Key, Bucket]):
+class Table(ABC, Generic[Key, Bucket]):
     """Buckets by what they are found by."""
 
     __slots__ = ("buckets",)
@@ -43,9 +44,9 @@ class Table(Generic[Key, Bucket]):
         """Let it be found no more."""
         del self.buckets[key]
 
+    @abstractmethod
     def find(self, value: Leaf, hits: list[Bucket]) -> None:
         """Append to `hits` the buckets whose operator matches `value`; one may be there more than once."""
-        raise NotImplementedError
 
 
 class _ByLength(Table[str, Bucket]):

@@ -77,7 +77,11 @@ class MariaDb(Instance):
 
 def _program(name: str) -> str:
     # Debian puts servers where only root's PATH leads.
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin") or missing(name)
+    return (
+        shutil.which(name)
+        or shutil.which(name, path="/usr/sbin")
+        or missing(f"{name} (Debian: apt install mariadb-server)")
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Held:
     size: int = 0
 
 
-class Window:
+class Window(ABC):
     """What waits, the first that is due in front. It knows no clock: times are handed in, and do not decrease."""
 
     def __init__(self, span_ms: int, max_events: int, max_bytes: int, tell: Tell) -> None:
@@ -48,9 +49,9 @@ class Window:
         """The events that wait."""
         return (entry for held in self._held.values() for entry in held.entries)
 
+    @abstractmethod
     def take(self, entry: Entry, key: str, at_ms: int) -> list[Held]:
         """Let an event wait, or not; return what is let go on its account, in order."""
-        raise NotImplementedError
 
     def is_due(self, at_ms: int) -> bool:
         """Whether the first is due by then."""
