@@ -20,6 +20,9 @@ MESSAGE: Final = "notifications/message"
 ACCEPTED: Final = "notifications/eventsource/accepted"
 """Host to source, only to a source that advertised `ACK`: params are `Accepted`."""
 
+STATUS: Final = "notifications/eventsource/status"
+"""Source to a host that acknowledges: params are `Status`; each takes the place of the one before."""
+
 ACK: Final = "eventhost/ack"
 """Key in `capabilities.experimental` by which a source asks for `ACCEPTED`."""
 
@@ -46,6 +49,19 @@ class RawEvent(TypedDict):
 class Emitted(TypedDict):
     level: NotRequired[str]
     data: RawEvent
+
+
+class UpstreamState(TypedDict):
+    """What a source reads from; `state` is connecting, connected or reconnecting, `gaps` counts the holes told."""
+
+    name: str
+    state: str
+    lastError: NotRequired[str | None]
+    gaps: NotRequired[int]
+
+
+class Status(TypedDict):
+    upstreams: list[UpstreamState]
 
 
 class Rejection(TypedDict):

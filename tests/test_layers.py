@@ -45,7 +45,7 @@ FLOORS = {
 }
 """The rooms, from the ground up; within one floor nobody knows the other."""
 
-KIT_MAY_KNOW = {"errors", "wire"}
+KIT_MAY_KNOW = {"durations", "errors", "wire"}
 KIT_ON_THE_SDK = {"http"}
 """Files of the kit that may use more than the standard library, and that no other file of it loads unasked."""
 

@@ -109,6 +109,7 @@ class Outbox:
         self._unaccepted: dict[str, Notice] = {}
         self._room = asyncio.Semaphore(MAX_UNACCEPTED)
         self._closed = ""
+        self._status: Notice | None = None
 
     @property
     def closed(self) -> bool:
@@ -152,6 +153,8 @@ class Outbox:
         Raises:
             ConnectionLost: the peer is gone.
         """
+        if self._status is not None and listener.acks:
+            listener.offer(self._status)
         for notice in self._unaccepted.values():
             if listener.wants(notice.event_type):
                 listener.offer(notice)
@@ -164,6 +167,13 @@ class Outbox:
         finally:
             self.listeners.remove(listener)
             listener.forget()
+
+    def tell_status(self, line: bytes) -> None:
+        """Tell the hosts among the peers, and those that come, how the source fares; the last line is what holds."""
+        self._status = Notice(line)
+        for listener in self.listeners:
+            if listener.acks:
+                listener.offer(self._status)
 
     def answered(self, answer: Any) -> None:
         """Take a host's answer, params of `ACCEPTED`; ids that are not on their way are left aside."""

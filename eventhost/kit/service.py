@@ -87,6 +87,7 @@ class Service:
         pushes: bool,
         emit: Callable[[str, Any, Any], Awaitable[str]],
         tools: Mapping[str, Tool],
+        upstreams: Callable[[], list[dict[str, Any]]],
     ) -> None:
         self.name = name
         self.version = version
@@ -98,6 +99,7 @@ class Service:
         self.dropped = 0
         self._interval = interval
         self._emit = emit
+        self._upstreams = upstreams
         self._pending: deque[str] = deque(maxlen=MAX_PENDING)
         self._tools = {tool.name: tool for tool in self._own_tools()} | dict(tools)
 
@@ -143,6 +145,8 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         status = {"status": "running", "eventsEmitted": self.emitted, "interval": self._interval}
+        if upstreams := self._upstreams():
+            status["upstreams"] = upstreams
         return status if self.pushes else {**status, "eventsDropped": self.dropped}
 
     async def _call(self, listener: Listener, params: dict[str, Any]) -> dict[str, Any]:

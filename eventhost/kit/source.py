@@ -16,14 +16,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from eventhost.errors import ConfigError, ConnectionLost, EventRejected, Problem
+from eventhost.kit.event import Event
 from eventhost.kit.ids import uuid7
 from eventhost.kit.jsonrpc import converse
 from eventhost.kit.outbox import Listener, glob_matches
 from eventhost.kit.service import LOG_LEVELS, OWN_TOOLS, Service, Tool
-from eventhost.wire import EMITTED, MESSAGE, SERVER_CONFIG_VARIABLE, STATE_DIR_VARIABLE
+from eventhost.wire import EMITTED, MESSAGE, SERVER_CONFIG_VARIABLE, STATE_DIR_VARIABLE, STATUS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from eventhost.kit.bookmark import Bookmark
+    from eventhost.kit.upstream import Upstream
 
 GRACE_S: Final = 1.0
 """How long the tasks of a source have to clean up when it ends; less than a host waits before it sends SIGTERM."""
@@ -61,6 +65,7 @@ class EventSource:
         self._config: dict[str, Any] | None = None
         self._state_dir: str | os.PathLike[str] | None = None
         self._service: Service | None = None
+        self._upstreams: dict[str, Upstream] = {}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -103,6 +108,25 @@ class EventSource:
             return list(self._event_types)
         globs = [glob for glob in wanted if isinstance(glob, str)]
         return [name for name in self._event_types if any(glob_matches(glob, name) for glob in globs)] or globs
+
+    def bookmark(self, name: str) -> Bookmark:
+        """How far `name`, something that this source reads from, has come; kept in `state_dir`.
+
+        Raises:
+            ConfigError: the file that holds it is damaged.
+        """
+        from eventhost.kit.bookmark import Bookmark
+
+        return Bookmark(self.state_dir / f"{name}.json")
+
+    def upstream(self, name: str) -> Upstream:
+        """What this source reads from, as people are to see it in the source's status; the same for the same name."""
+        from eventhost.kit.upstream import Upstream
+
+        if name not in self._upstreams:
+            self._upstreams[name] = Upstream(name, self.log, lambda event: self.emit_all([event]), self._tell_status)
+            self._tell_status()
+        return self._upstreams[name]
 
     def task(self, function: _TaskT) -> _TaskT:
         """Have the async `function` run while the source is being served; when it raises, the source ends.
@@ -188,6 +212,25 @@ class EventSource:
         await service.publish(event_id, event_type, text, line)
         return event_id
 
+    async def emit_all(self, events: Iterable[Event]) -> None:
+        """Emit several events, in order; return once each is settled.
+
+        One that is rejected is told in the log: sending it again would be of no use, and those after it are worth
+        sending.
+
+        Raises:
+            ConnectionLost: as `emit`.
+        """
+        emitted = (
+            self.emit(event.type, event.payload, id=event.id, timestamp=event.timestamp, metadata=event.metadata)
+            for event in events
+        )
+        for outcome in await asyncio.gather(*emitted, return_exceptions=True):
+            if isinstance(outcome, EventRejected):
+                self.log("warning", str(outcome))
+            elif isinstance(outcome, BaseException):
+                raise outcome
+
     def log(self, level: str, text: str) -> None:
         """Write a line to the host's log: through MCP where a peer takes log messages, else to stderr.
 
@@ -238,6 +281,7 @@ class EventSource:
         if self._service is not None:
             raise RuntimeError(f"{self.name} is being served already; import its module anew to serve it twice")
         outer = self._config, self._state_dir
+        self._upstreams.clear()
         if config is not None:
             self._config = dict(config)
         self._state_dir = state_dir or self._state_dir
@@ -284,7 +328,16 @@ class EventSource:
             pushes=self._push and self.options.get("push") is not False,
             emit=lambda event_type, payload, metadata: self.emit(event_type, payload, metadata=metadata),
             tools=self._tools,
+            upstreams=lambda: [upstream.snapshot() for upstream in self._upstreams.values()],
         )
+
+    def _tell_status(self) -> None:
+        if self._service is None:
+            return
+        told = ("name", "state", "lastError", "gaps")
+        states = [upstream.snapshot() for upstream in self._upstreams.values()]
+        params = {"upstreams": [{key: state[key] for key in told} for state in states]}
+        self._service.outbox.tell_status(_notification(STATUS, json.dumps(params)))
 
 
 async def _run_together(service: Service, peers: Awaitable[None], tasks: Iterable[Task]) -> None:
