@@ -13,6 +13,7 @@ from eventhost.actions import HOST
 from eventhost.connections import Connection, EventSourceStatus
 from eventhost.errors import Problem
 from eventhost.event import EnvEvent, uuid7
+from eventhost.sources import UpstreamStatus
 
 log = structlog.get_logger()
 
@@ -28,6 +29,8 @@ class Announcer:
         self._said = anyio.Event()
         self._down_since_ms: dict[str, int] = {}
         """When each source and client that does not run was lost, or stopped."""
+        self._away_since_ms: dict[tuple[str, str], int] = {}
+        """The same of what sources read from: source, upstream."""
 
     def say(self, event_type: str, payload: dict[str, Any]) -> None:
         """Have an event of the host's own published."""
@@ -63,6 +66,19 @@ class Announcer:
                 self.say(event_type, {kind: name, "error": connection.last_error})
             case EventSourceStatus.STOPPED:
                 self._down_since_ms.setdefault(name, now_ms)
+                if connection.finished is not None:
+                    self.say("host.source_ended", {kind: name, "reason": connection.finished})
+
+    def heed_upstream(self, source: str, upstream: UpstreamStatus) -> None:
+        """Say that something which a source reads from went away, or is back."""
+        key, now_ms = (source, upstream.name), int(time.time() * 1000)
+        told = {"source": source, "upstream": upstream.name}
+        if upstream.is_away and key not in self._away_since_ms:
+            self._away_since_ms[key] = now_ms
+            self.say("host.upstream_disconnected", {**told, "error": upstream.last_error})
+        elif upstream.state == "connected" and key in self._away_since_ms:
+            since_ms = self._away_since_ms.pop(key)
+            self.say("host.upstream_connected", {**told, "from": since_ms, "to": now_ms})
 
     async def keep_saying(self, publish: Callable[[Sequence[EnvEvent]], Awaitable[object]]) -> None:
         """Publish what is said, until cancelled."""

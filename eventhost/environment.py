@@ -181,7 +181,13 @@ class ServerEnvironment:
             self.bus = await stack.enter_async_context(EnvEventBus(journal, gaps.tell))
             tracing = Tracing(self.config.journal.trace)
             self._record = None if tracing is Tracing.OFF else partial(record, journal)
-            self._sources = EventMcpManager(self._pool, self.bus.publish_batch, self._record, host=self.host_id)
+            self._sources = EventMcpManager(
+                self._pool,
+                self.bus.publish_batch,
+                self._record,
+                host=self.host_id,
+                on_upstream=self._announcer.heed_upstream,
+            )
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(self._announcer.keep_saying, self.bus.publish_batch)

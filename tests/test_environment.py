@@ -20,6 +20,8 @@ import pytest
 from eventhost import EnvEvent, ServerEnvironment
 from eventhost.connections import EventSourceStatus
 from eventhost.errors import BusClosed, ConfigError, EventRejected, HostRunning, NotFound
+from eventhost.web.health.judgement import judge
+from eventhost.web.health.survey import survey
 
 TICKER = """
 import asyncio, os
@@ -289,6 +291,58 @@ async def test_a_killed_source_comes_back(folder: Folder) -> None:
         await until_running(env, "door")
         assert env.source_status("door").restarts == 1
         assert env.source_status("door").last_error == "killed by SIGKILL"
+
+
+READER = """
+from eventhost.kit import EventSource, sleep
+
+source = EventSource("reader")
+
+@source.tool()
+async def lose() -> None:
+    shop = source.upstream("shop")
+    shop.connected()
+    shop.failed("no route")
+
+@source.tool()
+async def find() -> None:
+    source.upstream("shop").connected()
+
+source.run()
+"""
+
+
+async def call(env: ServerEnvironment, source: str, tool: str) -> None:
+    link = env._sources.client(source).connection.link
+    assert link is not None
+    await link.client.call_tool(tool)
+
+
+@pytest.mark.anyio
+async def test_what_a_source_reads_from_is_shown_and_its_coming_and_going_are_events(folder: Folder) -> None:
+    folder.source("reader", server=READER)
+    async with ServerEnvironment.from_path(folder.root) as env:
+        await until_running(env, "reader")
+        assert env.source_status("reader").upstreams == []
+        head = env.bus.journal.head
+        await call(env, "reader", "lose")
+        lost = await next_event(env, lambda event: event.type == "host.upstream_disconnected", after=head)
+        assert lost.payload == {"source": "reader", "upstream": "shop", "error": "no route"}
+        status = env.source_status("reader")
+        assert [(each.name, each.state) for each in status.upstreams] == [("shop", "reconnecting")]
+        assert (status.status, status.last_error) == (EventSourceStatus.RUNNING, "shop: no route")
+        verdict, reasons = judge(await survey(env))
+        assert (verdict, reasons) == ("degraded", ["the source reader cannot read shop: no route"])
+        # Away it stays, whatever becomes of who told.
+        await env.restart_source("reader")
+        assert env.source_status("reader").upstreams == []
+        await until_running(env, "reader")
+        await call(env, "reader", "find")
+        back = await next_event(env, lambda event: event.type.startswith("host.upstream"), after=head + 2)
+        assert (back.type, back.payload["upstream"]) == ("host.upstream_connected", "shop")
+        assert back.payload["from"] <= back.payload["to"]
+        assert env.source_status("reader").last_error is None
+        assert (await survey(env)).sources[0].upstreams[0].state == "connected"
 
 
 @pytest.mark.anyio

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -45,6 +45,7 @@ class Taken:
         self.batches: list[Batch] = []
         self.rejections: list[str] = []
         self.resources: list[str] = []
+        self.statuses: list[dict[str, Any]] = []
         self.gate = anyio.Event()
         self.gate.set()
         self.failure: Exception | None = None
@@ -68,6 +69,9 @@ class Taken:
 
     def resource_updated(self, uri: str) -> None:
         self.resources.append(uri)
+
+    def fares(self, params: Mapping[str, Any]) -> None:
+        self.statuses.append(dict(params))
 
 
 class Wire:
@@ -262,6 +266,16 @@ async def test_everything_else_goes_to_the_session_in_order() -> None:
     assert wire.receiver.resources == ["file:///a"]
     assert wire.list_changes == 3
     assert wire.garbage == []
+
+
+@pytest.mark.anyio
+async def test_how_a_server_fares_is_for_the_receiver() -> None:
+    status = {"upstreams": [{"name": "shop", "state": "connected"}]}
+    wire = await received(
+        json.dumps({"jsonrpc": "2.0", "method": "notifications/eventsource/status", "params": status})
+    )
+    assert wire.receiver.statuses == [status]
+    assert (wire.messages, wire.garbage) == ([], [])
 
 
 @pytest.mark.anyio

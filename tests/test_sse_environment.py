@@ -222,6 +222,24 @@ async def test_a_stream_is_switched_reloaded_and_told_like_any_source(tmp_path: 
 
 
 @pytest.mark.anyio
+async def test_that_its_server_ended_it_is_an_event_and_a_stop_by_hand_is_none(tmp_path: Path) -> None:
+    async with SsePeer(stream("data: 1\n\n", hold=True), status(204)).serving() as peer:
+        client(tmp_path, enable=True, server_url=peer.url)
+        async with ServerEnvironment.from_path(tmp_path) as env:
+            await until(lambda: env.source_status("mai").published == 1)
+            await env.stop_source("mai")
+            await env.start_source("mai")
+            await until(lambda: len(peer.asked) == 2)
+            with anyio.fail_after(20):
+                async for item in env.bus.subscribe(("host.source_ended",), after=0):
+                    payload = item.event.payload  # type: ignore[union-attr]
+                    break
+            assert payload["source"] == "mai"
+            assert "wants no further connection" in payload["reason"]
+            assert env.source_status("mai").status is STOPPED
+
+
+@pytest.mark.anyio
 async def test_a_gap_is_told_where_the_server_gives_no_ids(tmp_path: Path) -> None:
     async with SsePeer(stream("data: 1\n\n"), stream("data: 2\n\n", hold=True)).serving() as peer:
         client(tmp_path, enable=True, server_url=peer.url, initial_reconnect_delay=0.01)

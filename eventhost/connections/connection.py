@@ -69,6 +69,8 @@ class Connection:
         self.link: Link | None = None
         self.up_since: float | None = None
         """When the present link came up, on the monotonic clock."""
+        self.finished: str | None = None
+        """Why its server wants no further connection; None as long as that is not so."""
         self.list_changes = 0
         """How often the server said that its tools or resources changed; who caches them compares."""
         self.on_resource_updated: Callable[[str], None] | None = None
@@ -87,6 +89,7 @@ class Connection:
         if not self._stopped.is_set():
             return False
         self._stop, self._stopped = anyio.Event(), anyio.Event()
+        self.finished = None
         self._become(EventSourceStatus.CONNECTING)
         return True
 

@@ -69,6 +69,10 @@ class Receiver(Protocol):
         """Take note that a resource has changed."""
         ...
 
+    def fares(self, params: Mapping[str, Any]) -> None:
+        """Take note of how the server fares: params of `wire.STATUS`."""
+        ...
+
 
 # What says more than these fields, or another level, is taken the longer way, by which nothing of it is lost.
 class _InFull(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -187,6 +191,9 @@ class Inbound:
             await self._put_value(params.get("data"), _envelope(method, params))
         elif method == wire.EVENT:
             await self._put_value(params)
+        elif method == wire.STATUS:
+            if self._receiver is not None:
+                self._receiver.fares(params)
         elif method == wire.MESSAGE:
             data = params.get("data")
             if isinstance(data, Mapping) and isinstance(data.get("type"), str):

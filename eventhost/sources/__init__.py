@@ -7,6 +7,7 @@ from eventhost.sources.manager import EventMcpManager
 from eventhost.sources.raw import record
 from eventhost.sources.sse import SseEvent, SseManager, get_mcp_sse_manager
 from eventhost.sources.status import SourceStatus
+from eventhost.sources.upstreams import UpstreamStatus
 
 __all__ = [
     "EventMcpClient",
@@ -15,6 +16,7 @@ __all__ = [
     "SourceStatus",
     "SseEvent",
     "SseManager",
+    "UpstreamStatus",
     "get_mcp_sse_manager",
     "newest_first",
     "record",

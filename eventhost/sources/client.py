@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import anyio
 import msgspec
@@ -21,7 +22,7 @@ from eventhost.connections import (
     Received,
     SourceLog,
 )
-from eventhost.errors import ConnectionLost
+from eventhost.errors import ConnectionLost, EventRejected
 from eventhost.event import EnvEvent, SourceProfile
 from eventhost.message import Message, normalize_batch
 from eventhost.sources.acknowledge import Acknowledger
@@ -33,12 +34,16 @@ from eventhost.sources.sse import SseConnection, SseManager
 from eventhost.sources.sse.manager import offer, withdraw
 from eventhost.sources.status import Refused, SourceStatus
 from eventhost.sources.upstream import EVERYTHING, Upstream, subscribe
+from eventhost.sources.upstreams import UpstreamStatus, upstreams_of
 from eventhost.wire import ACK
 
 log = structlog.get_logger()
 
 _REFUSED = 10
 _SAID_CHARACTERS = 2_000
+
+OnUpstream = Callable[[str, UpstreamStatus], None]
+"""Takes the source's name, and how something that it reads from fares."""
 
 Publish = Callable[[Sequence[EnvEvent]], Awaitable[int]]
 """Takes a batch of events; returns the number of the first once they are accepted."""
@@ -60,11 +65,12 @@ class EventMcpClient:
         record: Record | None = None,
         *,
         host: str = "",
+        on_upstream: OnUpstream | None = None,
     ) -> None:
         """`window` knows the events that were taken from this source before, by another host perhaps.
 
         `record` is handed the raw messages that are to be recorded, if any are. `host` is by what other hosts know
-        this one.
+        this one. `on_upstream` hears whatever the source says of something that it reads from.
         """
         self.config = config
         self.problem: str | None = None
@@ -77,8 +83,9 @@ class EventMcpClient:
         self._refused: deque[Refused] = deque(maxlen=_REFUSED)
         self._acknowledger: Acknowledger | None = Acknowledger()
         self._resources: ResourceWatch | None = None
-        self._host = host
+        self._host, self._on_upstream = host, on_upstream
         self._upstream: Upstream | None = None
+        self._upstreams: list[UpstreamStatus] = []
         self._polling = False
         self._pushed = False
         self.sse: SseManager | None = None
@@ -150,11 +157,12 @@ class EventMcpClient:
             rejected=self.rejected,
             deduplicated=self.deduplicated + (self._upstream.returned if self._upstream is not None else 0),
             restarts=connection.restarts,
-            last_error=self.problem or connection.last_error,
+            last_error=self.problem or self._away() or connection.last_error,
             last_event_at=self.last_event_at,
             log=list(self._log.lines),
             garbage=self._log.garbage,
             refused=list(self._refused),
+            upstreams=list(self._upstreams),
         )
 
     # As the connection's receiver.
@@ -180,6 +188,17 @@ class EventMcpClient:
         """Have the resource read, if it is watched."""
         if self._resources is not None:
             self._resources.updated(uri)
+
+    def fares(self, params: Mapping[str, Any]) -> None:
+        """Take note of how what it reads from fares."""
+        try:
+            self._upstreams = upstreams_of(params)
+        except EventRejected as error:
+            self._log.say("warning", str(error))
+            return
+        if self._on_upstream is not None:
+            for each in self._upstreams:
+                self._on_upstream(self.config.name, each)
 
     async def _take(self, batch: Batch) -> None:
         self.received += len(batch.events)
@@ -227,6 +246,7 @@ class EventMcpClient:
                 await link.ended.wait()
         finally:
             self._acknowledger, self._resources = Acknowledger(), None
+            self._upstreams = []
 
     def _upstream_of(self, link: Link) -> Upstream | None:
         """What takes the events of another host; it knows from one link to the next how far it has come."""
@@ -246,6 +266,10 @@ class EventMcpClient:
             return
         await poll(link, self.config.poll_interval_s, self._take, self.reject, enough=lambda: self._pushed)
         self._polling = False
+
+    def _away(self) -> str | None:
+        """Why something that it reads from cannot be read, if that is so."""
+        return next((f"{each.name}: {each.last_error}" for each in self._upstreams if each.is_away), None)
 
     def _way_in(self) -> str:
         if self.config.server.kind is ServerKind.SSE:

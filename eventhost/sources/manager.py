@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import anyio
 
 from eventhost.config import SourceConfig
 from eventhost.connections import ConnectionPool, EventSourceStatus, memory_bytes
 from eventhost.errors import NotFound
-from eventhost.sources.client import EventMcpClient, Publish
+from eventhost.sources.client import EventMcpClient, OnUpstream, Publish
 from eventhost.sources.dedup import DuplicateWindows
 from eventhost.sources.raw import Record
 from eventhost.sources.sse.manager import withdraw
@@ -19,12 +20,18 @@ from eventhost.sources.status import SourceStatus
 class EventMcpManager:
     """Holds an `EventMcpClient` for each source, by name."""
 
-    def __init__(self, pool: ConnectionPool, publish: Publish, record: Record | None = None, *, host: str = "") -> None:
-        """`record` is handed the raw messages that are to be recorded, if any are.
-
-        `host` is by what other hosts know this one.
-        """
-        self._pool, self._publish, self._record, self._host = pool, publish, record, host
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        publish: Publish,
+        record: Record | None = None,
+        *,
+        host: str = "",
+        on_upstream: OnUpstream | None = None,
+    ) -> None:
+        """What all sources are handed; see `EventMcpClient`."""
+        self._pool, self._publish = pool, publish
+        self._handed: dict[str, Any] = {"record": record, "host": host, "on_upstream": on_upstream}
         self.windows = DuplicateWindows()
         """What the sources said lately; to be told, before they start, what a host before this one took from them."""
         self._clients: dict[str, EventMcpClient] = {}
@@ -32,7 +39,7 @@ class EventMcpManager:
     def add(self, config: SourceConfig) -> EventMcpClient:
         """Take in a source, without starting it."""
         client = self._clients[config.name] = EventMcpClient(
-            config, self._pool, self._publish, self.windows.of(config.name), self._record, host=self._host
+            config, self._pool, self._publish, self.windows.of(config.name), **self._handed
         )
         return client
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eventhost.connections.states import EventSourceStatus
+from eventhost.sources.upstreams import UpstreamStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class SourceStatus:
     """How many lines, or messages, were no JSON-RPC; the log has the newest."""
     refused: list[Refused] = field(default_factory=list)
     """The last 10 events that were rejected, oldest first: they are kept nowhere else."""
+    upstreams: list[UpstreamStatus] = field(default_factory=list)
+    """What it reads from, as far as it says so."""
 
     @classmethod
     def broken(cls, name: str, problem: str) -> SourceStatus:

@@ -228,6 +228,7 @@ class SseConnection(Connection):
         if isinstance(failure, StreamEnded):
             log.warning("sse_stopped_by_server", source=name, reason=str(failure))
             self.log.say("warning", str(failure))
+            self.finished = str(failure)
             self._stop.set()
             return 0.0
         lasting = isinstance(failure, StreamForbidden)

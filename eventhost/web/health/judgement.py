@@ -50,6 +50,9 @@ def _partial(found: Survey) -> Iterator[str]:
     for source in found.sources:
         if source.status in _TROUBLED:
             yield f"the source {source.name} is in {source.status}{_because(source.last_error)}"
+        for upstream in source.upstreams:
+            if upstream.is_away:
+                yield f"the source {source.name} cannot read {upstream.name}{_because(upstream.last_error)}"
     for server in found.servers:
         if server.status in _TROUBLED:
             yield f"the tool server {server.name} is in {server.status}{_because(server.last_error)}"
