@@ -1,7 +1,6 @@
 """The sources that come with the host keep what their READMEs say: golden cases, then each served for real.
 
-A golden case is a file in a source's `golden/`: a config, an input, and the events, or the error, that must come
-of them. A new one needs no new code.
+A golden case is a file in a source's `golden/`; a new one needs no new code, and a new source none here.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -34,12 +33,15 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from pydantic import BaseModel
 
 import eventhost
-from eventhost.errors import ConfigError, ConnectionLost, EventRejected
+from eventhost.cli.source_test import find, play_golden
+from eventhost.cli.source_test.check import Check, Outcome
+from eventhost.cli.source_test.golden import case_files
+from eventhost.errors import ConfigError
 
 SOURCES = Path(__file__).parent.parent / "eventsources"
-CASES = sorted(path for path in SOURCES.glob("*/golden/*") if path.suffix in (".json", ".jsonc"))
+CASES = [path for folder in sorted(SOURCES.iterdir()) for path in case_files(folder)]
+PLAYED = sorted({path.parent.parent.name for path in CASES} - {"database"})
 
-Case = dict[str, Any]
 Event = dict[str, Any]
 
 
@@ -54,46 +56,14 @@ def modules_of(source: str) -> Iterator[Callable[[str], Any]]:
     finally:
         sys.path.remove(folder)
         for name in set(sys.modules) - before:
-            if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            module = sys.modules[name]
+            # A folder without a file of its own, such as `golden`, is a module too.
+            places = [getattr(module, "__file__", None) or "", *map(str, getattr(module, "__path__", ()))]
+            if any(place.startswith(folder) for place in places):
                 del sys.modules[name]
 
 
 # Golden cases
-
-
-class Over(Exception):
-    """The time that a case lasts is over."""
-
-
-class FakeClock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self, start_s: float, end_s: float) -> None:
-        self.now_s, self.end_s = start_s, end_s
-
-    def wall_s(self) -> float:
-        return self.now_s
-
-    steady_s = wall_s
-
-    async def sleep(self, seconds: float) -> None:
-        if self.now_s + seconds > self.end_s:
-            raise Over
-        self.now_s += max(0.0, seconds)
-
-
-class Recorder:
-    """Stands for the host: takes events down."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    async def emit(
-        self, event_type: str, payload: Any, *, event_id: str | None = None, timestamp: int | None = None
-    ) -> str:
-        event = {"id": event_id, "type": event_type, "timestamp": timestamp, "payload": dict(payload)}
-        self.events.append({key: value for key, value in event.items() if value is not None})
-        return event_id or "an id"
 
 
 def read_jsonc(path: Path) -> dict[str, Any]:
@@ -105,142 +75,36 @@ def seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def options_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What the kit gives a source as its `options`."""
-    return {**config, **config.get("options", {})}
-
-
-async def drive_timer(load: Callable[[str], Any], case: Case, folder: Path) -> list[Event]:
-    ticking = load("ticking")
-    plan = ticking.plan(options_of(case["config"]))
-    span = case["input"]
-    state = folder / "schedules.json"
-    if "fired" in span:
-        state.write_text(json.dumps(span["fired"]))
-    host = Recorder()
-    for fire in (
-        lambda clock: ticking.beat(plan, host.emit, clock),
-        lambda clock: ticking.follow_schedules(plan, host.emit, clock, state),
-    ):
-        with suppress(Over):
-            await fire(FakeClock(seconds(span["from"]), seconds(span["until"])))
-    return host.events
-
-
-async def drive_webhook(load: Callable[[str], Any], case: Case, _: Path) -> list[Event]:
-    options = load("routes").Options.from_config(options_of(case["config"]))
-    given_input = case["input"]
-    host = Recorder()
-    logged: list[str] = []
-
-    async def emit(event_type: str, payload: Any, *, event_id: str | None = None) -> str:
-        if given_input.get("host") == "rejects":
-            raise EventRejected("no such type")
-        if given_input.get("host") == "gone":
-            raise ConnectionLost("the host has gone away")
-        if given_input.get("host") == "silent":
-            await anyio.sleep_forever()
-        return await host.emit(event_type, payload, event_id=event_id)
-
-    receiver = load("receiver").Receiver(
-        options, emit, lambda _, text: logged.append(text), now_s=lambda: given_input.get("now", 0), accept_s=0.01
-    )
-    answers = case["answers"] if given_input["requests"] else []
-    transport = httpx2.ASGITransport(app=receiver)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://receiver") as client:
-        for request, answer in zip(given_input["requests"], answers, strict=True):
-            built = client.build_request(request["method"], request["path"], content=request.get("body"))
-            for name in ("user-agent", "accept", "accept-encoding", "connection"):
-                del built.headers[name]
-            built.headers.update(request.get("headers", {}))
-            response = await client.send(built)
-            expected = answer if isinstance(answer, dict) else {"status": answer}
-            said = response.json()
-            assert (response.status_code, said.get("error")) == (
-                expected["status"],
-                expected.get("error", said.get("error")),
-            ), request
-            assert len(logged) == (response.status_code != 200), "a refused request is logged, and no other"
-            logged.clear()
-    return host.events
-
-
-async def drive_file_watcher(load: Callable[[str], Any], case: Case, folder: Path) -> list[Event]:
-    watching, seen_module = load("watching"), load("seen")
-    state = folder / "state"
-    state.mkdir()
-    place = folder / "place"
-    (place / "watched").mkdir(parents=True)
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        options = watching.Options.from_config({"paths": ["watched"], **options_of(case["config"])})
-    finally:
-        os.chdir(before)
-
-    def work(steps: list[dict[str, Any]]) -> bool:
-        for step in steps:
-            if "write" in step:
-                path = place / step["write"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(step["text"])
-                os.utime(path, (step["mtime"], step["mtime"]))
-            elif "rename" in step:
-                (place / step["rename"][0]).rename(place / step["rename"][1])
-            elif "delete" in step:
-                (place / step["delete"]).unlink()
-        return any(step.get("restart") for step in steps)
-
-    host = Recorder()
-
-    async def emit(change: Any, event_id: str) -> None:
-        assert event_id
-        payload = change.payload
-        payload["path"] = str(Path(payload["path"]).relative_to(place.resolve()))
-        await host.emit(change.type, payload)
-
-    def start() -> list[Any]:
-        return [seen_module.Seen(watched, state) for watched in options.watched]
-
-    work(case["input"]["there"])
-    memories = start()
-    for steps in case["input"]["steps"]:
-        if work(steps):
-            for seen in memories:
-                seen.save()
-            memories = start()
-        for watched, seen in zip(options.watched, memories, strict=True):
-            await watching.tell_changes(watched, seen, emit, None)
-    return host.events
-
-
-DRIVERS: dict[str, Callable[[Callable[[str], Any], Case, Path], Awaitable[list[Event]]]] = {
-    "timer": drive_timer,
-    "webhook": drive_webhook,
-    "file-watcher": drive_file_watcher,
-    "database": drive_database,
-}
+@pytest.mark.anyio
+@pytest.mark.parametrize("source", PLAYED)
+async def test_every_golden_case_of_a_source_gives_its_events(source: str) -> None:
+    checks: list[Check] = []
+    await play_golden(find(SOURCES.parent, source), SOURCES.parent, checks.append)
+    wrong = [line for check in checks if check.outcome is not Outcome.OK for line in check.lines()]
+    assert not wrong, "\n".join(["", *wrong])
+    assert len(checks) == sum(path.parent.parent.name == source for path in CASES)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", [path for path in CASES if path.parent.parent.name == "database"], ids=lambda p: p.stem
+)
 async def test_a_golden_case_gives_its_events(path: Path, tmp_path: Path) -> None:
-    source, case = path.parent.parent.name, read_jsonc(path)
-    with modules_of(source) as load:
+    case = read_jsonc(path)
+    with modules_of("database") as load:
         if "error" in case:
             with pytest.raises(ValueError, match=re.escape(case["error"])):
-                await DRIVERS[source](load, case, tmp_path)
+                await drive_database(load, case, tmp_path)
             return
-        events = await DRIVERS[source](load, case, tmp_path)
+        events = await drive_database(load, case, tmp_path)
     # A case that does not care for an id or a timestamp leaves it out.
     wanted = [event.keys() | {"type", "payload"} for event in case["events"]]
     trimmed = [{key: event[key] for key in event if key in keys} for event, keys in zip(events, wanted, strict=False)]
     assert trimmed + events[len(wanted) :] == case["events"]
 
 
-@pytest.mark.parametrize("source", DRIVERS)
-def test_each_source_has_golden_cases_a_readme_and_a_config_that_names_it(source: str) -> None:
-    assert any(path.parent.parent.name == source for path in CASES)
+@pytest.mark.parametrize("source", sorted({path.parent.parent.name for path in CASES}))
+def test_each_source_has_a_readme_and_a_config_that_names_it(source: str) -> None:
     assert read_jsonc(SOURCES / source / "config.jsonc")["name"] == source
     assert (SOURCES / source / "README.md").read_text("utf-8").startswith(f"# {source}\n")
 
@@ -251,20 +115,21 @@ def test_each_source_has_golden_cases_a_readme_and_a_config_that_names_it(source
 @pytest.mark.anyio
 async def test_a_tick_that_a_crash_repeats_is_the_same_event_again(tmp_path: Path) -> None:
     with modules_of("timer") as load:
-        ticking, fired = load("ticking"), load("fired")
+        ticking, fired, player = load("ticking"), load("fired"), load("golden.play")
         plan = ticking.plan({"schedules": [{"name": "s", "cron": "* * * * *", "missed": "all"}]})
-        host = Recorder()
+        host = player.Recorder()
         start_s = seconds("2026-01-01T00:00:30Z")
         with pytest.MonkeyPatch.context() as patch:
 
             def crash(*_: Any) -> None:
-                raise Over
+                raise player.Over
 
             patch.setattr(fired.Fired, "record", crash)
-            with pytest.raises(Over):
-                await ticking.follow_schedules(plan, host.emit, FakeClock(start_s, start_s + 60), tmp_path / "s.json")
-        clock = FakeClock(start_s + 60, start_s + 100)
-        with pytest.raises(Over):
+            clock = player.FakeClock(start_s, start_s + 60)
+            with pytest.raises(player.Over):
+                await ticking.follow_schedules(plan, host.emit, clock, tmp_path / "s.json")
+        clock = player.FakeClock(start_s + 60, start_s + 100)
+        with pytest.raises(player.Over):
             await ticking.follow_schedules(plan, host.emit, clock, tmp_path / "s.json")
     first, again, following = host.events
     assert first == again
@@ -274,8 +139,8 @@ async def test_a_tick_that_a_crash_repeats_is_the_same_event_again(tmp_path: Pat
 @pytest.mark.anyio
 async def test_a_heartbeat_keeps_its_grid_when_the_host_was_busy() -> None:
     with modules_of("timer") as load:
-        ticking = load("ticking")
-        clock = FakeClock(0.0, 10.0)
+        ticking, player = load("ticking"), load("golden.play")
+        clock = player.FakeClock(0.0, 10.0)
         times: list[float] = []
 
         async def emit(*_: Any, **__: Any) -> None:
@@ -283,7 +148,7 @@ async def test_a_heartbeat_keeps_its_grid_when_the_host_was_busy() -> None:
             if len(times) == 2:
                 clock.now_s += 3.25
 
-        with pytest.raises(Over):
+        with pytest.raises(player.Over):
             await ticking.beat(ticking.plan({"interval": "1s"}), emit, clock)
     assert times == [1, 2, 6, 7, 8, 9, 10]
 
@@ -291,12 +156,12 @@ async def test_a_heartbeat_keeps_its_grid_when_the_host_was_busy() -> None:
 @pytest.mark.anyio
 async def test_a_clock_that_was_set_back_stops_no_schedule(tmp_path: Path) -> None:
     with modules_of("timer") as load:
-        ticking = load("ticking")
+        ticking, player = load("ticking"), load("golden.play")
         plan = ticking.plan({"schedules": [{"name": "s", "cron": "0 * * * *"}]})
-        host = Recorder()
+        host = player.Recorder()
         for start in ("2030-01-01T00:30:00Z", "2026-01-01T00:30:00Z"):
-            clock = FakeClock(seconds(start), seconds(start) + 3600)
-            with pytest.raises(Over):
+            clock = player.FakeClock(seconds(start), seconds(start) + 3600)
+            with pytest.raises(player.Over):
                 await ticking.follow_schedules(plan, host.emit, clock, tmp_path / "s.json")
     assert [event["id"] for event in host.events] == ["s@2030-01-01T01:00:00Z", "s@2026-01-01T01:00:00Z"]
 

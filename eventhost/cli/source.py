@@ -79,9 +79,13 @@ def _print(status: Mapping[str, Any], as_json: bool) -> None:
     rows = []
     for key, value in status.items():
         label, spell = readable.get(key, (key.replace("_", " "), lambda value: "" if value is None else value))
-        if key not in ("log", "refused"):
+        if key not in ("log", "refused", "upstreams"):
             rows.append((label, spell(value)))
     print_rows(("", ""), rows)
+    for upstream in status["upstreams"]:
+        error = f": {printable(upstream['last_error'])}" if upstream["state"] == "reconnecting" else ""
+        gaps = f", {upstream['gaps']} gaps" if upstream["gaps"] else ""
+        print(f"reads {printable(upstream['name'])}: {upstream['state']}{gaps}{error}")
     for refused in status["refused"]:
         print(f"rejected {clock(refused['at_ms'])}: {printable(refused['reason'])}")
         if refused["said"]:
@@ -167,7 +171,7 @@ def try_source(
     """
     root = folder(env)
     from eventhost.cli.logs import configure_logging
-    from eventhost.cli.source_test import try_stream
+    from eventhost.cli.source_test.stream import try_stream
 
     configure_logging("critical")  # what there is to say is printed
     if not try_stream(root, name, seconds=seconds, count=count, reconnect=reconnect, as_json=as_json):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -176,6 +176,9 @@ class _Test:
 
     def resource_updated(self, uri: str) -> None:
         """Streams have no resources."""
+
+    def fares(self, params: Mapping[str, Any]) -> None:
+        """Streams do not say."""
 
 
 def _id(event_id: object) -> str:

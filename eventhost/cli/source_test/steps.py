@@ -1,0 +1,332 @@
+"""A golden case without a player: the source itself is started, the case's steps are done, its events are taken."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, cast
+
+import anyio
+import httpx2
+
+from eventhost.cli.source_test.process import raw_process
+from eventhost.cli.source_test.session import NoAnswer, Session, short, talking
+from eventhost.cli.source_test.subject import Subject
+from eventhost.config.folders import interpreter
+from eventhost.config.wording import did_you_mean
+from eventhost.connections import minimal_environment
+from eventhost.connections.http import free_port
+from eventhost.errors import ConfigError, SpawnError
+from eventhost.wire import LIST_PENDING_EVENTS
+
+_POLL_S: Final = 0.1
+_RETRY_S: Final = 0.05
+
+
+class StepFailed(Exception):
+    """A case came to no end of its own; says where and why, and has what was written meanwhile."""
+
+    def __init__(self, why: str, details: Sequence[str] = ()) -> None:
+        super().__init__(why)
+        self.details = details
+
+
+async def run_steps(
+    subject: Subject, case: Mapping[str, Any], folder: Path, wanted: int, error: str | None, within_s: float
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Do what `case` says; return the events that came of it, and the error that the source ended with, if it did.
+
+    `wanted` is how many events are waited for; with `error` it is the end of the source instead.
+
+    Raises:
+        StepFailed: a step is wrong or could not be done, or the source did what no case is about.
+    """
+    case = _filled(case, {"${folder}": str(folder), "${port}": str(free_port())})
+    state = folder.parent / f"{folder.name}-state"
+    acting = _Acting(subject.in_case(case.get("config", {}), state), folder, within_s)
+    steps = case.get("input") or []
+    if not isinstance(steps, list):
+        raise StepFailed(f"input: without a player it is a list of steps, got {short(steps)}")
+    planned = [acting.planned(step, f"input[{index}]") for index, step in enumerate(steps)]
+    async with acting:
+        try:
+            await acting.start()
+            for place, step in planned:
+                await acting.done(place, step)
+            await (acting.wait_for_end() if error is not None else acting.wait_for_events(wanted))
+        except _Ended:
+            pass
+        return await acting.outcome()
+
+
+def _filled(value: Any, places: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for name, meant in places.items():
+            value = value.replace(name, meant)
+        return value
+    if isinstance(value, Mapping):
+        return {key: _filled(inner, places) for key, inner in value.items()}
+    return [_filled(inner, places) for inner in value] if isinstance(value, list) else value
+
+
+class _Ended(Exception):
+    """The source has ended by itself."""
+
+
+Step = Callable[[], Awaitable[None]]
+
+
+class _Acting:
+    """The source of one case, through all its restarts. Use it as an async context manager."""
+
+    def __init__(self, subject: Subject, folder: Path, within_s: float) -> None:
+        self._subject, self._folder, self._within_s = subject, folder, within_s
+        self._running = AsyncExitStack()
+        self._session: Session | None = None
+        self._events: list[dict[str, Any]] = []
+        self._refused: list[str] = []
+        self._words = ""
+        self._polls = False
+        self._error: str | None = None
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._running.__aexit__(*raised)
+
+    # What a case can say.
+
+    def planned(self, step: Any, place: str) -> tuple[str, Step]:
+        """What a step does.
+
+        Raises:
+            StepFailed: there is no such step.
+        """
+        kinds: dict[str, tuple[Callable[[Any, Mapping[str, Any]], Awaitable[None]], tuple[str, ...]]] = {
+            "write": (self._write, ("text",)),
+            "append": (self._append, ("text",)),
+            "delete": (self._delete, ()),
+            "rename": (self._rename, ()),
+            "run": (self._run, ()),
+            "call": (self._call, ("arguments",)),
+            "request": (self._request, ("method", "headers", "body", "status")),
+            "expect": (self._expect, ()),
+        }
+        if step in ("restart", "kill"):
+            return place, self._restart if step == "restart" else self._kill
+        if not isinstance(step, dict):
+            raise StepFailed(f'{place}: expected an object, "restart" or "kill", got {short(step)}')
+        named = [key for key in step if key in kinds]
+        if len(named) != 1:
+            known = ", ".join(kinds)
+            mend = next((meant for key in step if (meant := did_you_mean(key, kinds))), f"there are {known}")
+            raise StepFailed(f"{place}: expected one kind of step, got {short(step)}; {mend}")
+        kind = named[0]
+        act, more = kinds[kind]
+        for key in step:
+            if key != kind and key not in more:
+                mend = did_you_mean(key, more) or f'"{kind}" knows {", ".join(more) or "no other"}'
+                raise StepFailed(f"{place}.{key}: no such key; {mend}")
+        return f"{place}.{kind}", lambda: act(step[kind], step)
+
+    async def done(self, place: str, step: Step) -> None:
+        """Do one step.
+
+        Raises:
+            StepFailed: it could not be done.
+        """
+        # What ends and starts the source has its own limits, and cannot stand within another.
+        limit_s = None if step in (self._restart, self._kill) else self._within_s
+        try:
+            with anyio.fail_after(limit_s):
+                await step()
+        except TimeoutError:
+            raise StepFailed(f"{place}: not done within {self._within_s:g} s", self._log()) from None
+        except (NoAnswer, ValueError, SpawnError) as error:
+            if self._session is not None and self._session.process.dead.is_set():
+                raise _Ended from None
+            raise StepFailed(f"{place}: {error}", self._log()) from None
+        except OSError as error:
+            raise StepFailed(f"{place}: {error.strerror or error}: {error.filename}") from None
+
+    # The source.
+
+    async def start(self) -> None:
+        """Start it, and be initialized with it.
+
+        Raises:
+            StepFailed: it cannot be started, or does not answer.
+        """
+        timings = self._subject.source.server.timings
+        try:
+            session = self._session = await self._running.enter_async_context(talking(self._subject))
+        except (SpawnError, ConfigError) as error:
+            raise StepFailed(f"it cannot be started: {error}") from None
+        try:
+            answer = await session.handshake(timings.init_timeout_s)
+        except NoAnswer as error:
+            if await session.process.ended(1.0):
+                raise _Ended from None
+            raise StepFailed(f"initialize: {error}", self._log()) from None
+        if "result" not in answer:
+            raise StepFailed(f"initialize was answered with {short(answer)}", self._log())
+        self._polls = not session.acknowledges and await self._has_pending()
+
+    async def _has_pending(self) -> bool:
+        assert self._session is not None
+        if "tools" not in self._session.capabilities:
+            return False
+        try:
+            tools = await self._session.listed("tools/list", "tools")
+        except NoAnswer:
+            return False
+        return any(isinstance(tool, dict) and tool.get("name") == LIST_PENDING_EVENTS for tool in tools)
+
+    async def wait_for_events(self, count: int) -> None:
+        """Wait until so many events have come in all, or time runs out."""
+        session = self._session
+        assert session is not None
+        with anyio.move_on_after(self._within_s):
+            while len(self._events) + len(session.events) < count:
+                if session.process.dead.is_set():
+                    raise _Ended
+                if self._polls and not session.ways.keys() - {f"the tool {LIST_PENDING_EVENTS}"}:
+                    try:
+                        await session.take_pending()
+                    except NoAnswer as error:
+                        if session.process.dead.is_set():
+                            raise _Ended from None
+                        raise StepFailed(str(error), self._log()) from None
+                await session.news(_POLL_S if self._polls else 1.0)
+
+    async def wait_for_end(self) -> None:
+        """Wait until it ends by itself, or time runs out."""
+        assert self._session is not None
+        if await self._session.process.ended(self._within_s):
+            raise _Ended
+
+    async def outcome(self) -> tuple[list[dict[str, Any]], str | None]:
+        """All its events, and the error that it ended with, if it did so by itself.
+
+        Raises:
+            StepFailed: it ended without an error, or said what the host would refuse.
+        """
+        session = self._session
+        assert session is not None
+        by_itself = session.process.dead.is_set()
+        await self._stop()
+        if by_itself and session.process.returncode == 0:
+            raise StepFailed("it ended with status 0 before its stdin did", self._log())
+        if self._refused:
+            raise StepFailed("the host would refuse an event", self._refused)
+        return self._events, self._words.strip() or session.process.describe_end() if by_itself else None
+
+    async def _stop(self) -> None:
+        session = self._session
+        assert session is not None
+        await self._running.aclose()
+        self._events += session.events
+        self._refused += session.refused
+        self._words += session.process.stderr.decode(errors="replace") + "\n".join(session.log)
+
+    def _log(self) -> list[str]:
+        if self._session is None:
+            return []
+        return [*self._session.process.stderr.decode(errors="replace").splitlines(), *self._session.log][-20:]
+
+    # The steps.
+
+    def _path(self, written: Any) -> Path:
+        if not isinstance(written, str):
+            raise ValueError(f"expected a path, got {short(written)}")
+        path = (self._folder / written).resolve()
+        if not path.is_relative_to(self._folder.resolve()):
+            raise ValueError(f"{written} is outside of the case's folder; write a path relative to it")
+        return path
+
+    async def _write(self, written: Any, step: Mapping[str, Any], mode: str = "w") -> None:
+        path = self._path(written)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(str(step.get("text", "")))
+
+    async def _append(self, written: Any, step: Mapping[str, Any]) -> None:
+        await self._write(written, step, "a")
+
+    async def _delete(self, written: Any, _: Mapping[str, Any]) -> None:
+        path = self._path(written)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+    async def _rename(self, written: Any, _: Mapping[str, Any]) -> None:
+        if not isinstance(written, list) or len(written) != 2:
+            raise ValueError(f'expected ["from", "to"], got {short(written)}')
+        target = self._path(written[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._path(written[0]).rename(target)
+
+    async def _run(self, command: Any, _: Mapping[str, Any]) -> None:
+        if not (isinstance(command, list) and command and all(isinstance(word, str) for word in command)):
+            raise ValueError(f'expected ["program", "argument"], got {short(command)}')
+        said: list[bytes] = []
+        async with raw_process(
+            self._subject.surroundings.guardian,
+            (interpreter(command[0]), *command[1:]),
+            cwd=self._folder,
+            env=minimal_environment(),
+            on_stdout=said.append,
+        ) as process:
+            process.close_stdin()
+            await process.dead.wait()
+        if process.returncode:
+            raise ValueError(f"{command[0]} {process.describe_end()}{process.last_words()}")
+
+    async def _call(self, tool: Any, step: Mapping[str, Any]) -> None:
+        assert self._session is not None
+        arguments = step.get("arguments", {})
+        if not isinstance(tool, str) or not isinstance(arguments, dict):
+            raise ValueError('expected {"call": "tool", "arguments": {}}')
+        await self._session.call(tool, arguments)
+
+    async def _request(self, url: Any, step: Mapping[str, Any]) -> None:
+        body = step.get("body")
+        given = {"content": body} if isinstance(body, str) else {"json": body} if body is not None else {}
+        method = step.get("method", "GET" if body is None else "POST")
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            while True:
+                try:
+                    response = await client.request(
+                        method, url, headers=cast("Any", step.get("headers")), **cast("Any", given)
+                    )
+                    break
+                except httpx2.ConnectError:
+                    await anyio.sleep(_RETRY_S)  # it does not listen yet
+                except (httpx2.HTTPError, httpx2.InvalidURL, TypeError) as error:
+                    raise ValueError(f"{url}: {error or type(error).__name__}") from None
+        wanted = step.get("status")
+        if response.status_code != wanted if wanted is not None else response.status_code >= 400:
+            expected = wanted if wanted is not None else "a status below 400"
+            raise ValueError(f"expected {expected}, came {response.status_code}: {short(response.text)}")
+
+    async def _expect(self, count: Any, _: Mapping[str, Any]) -> None:
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise ValueError(f"expected a number of events, got {short(count)}")
+        await self.wait_for_events(count)
+        came = len(self._events) + len(self._session.events if self._session else ())
+        if came < count:
+            raise ValueError(f"expected {count} events, {came} came")
+
+    async def _restart(self) -> None:
+        await self._stop()
+        await self.start()
+
+    async def _kill(self) -> None:
+        assert self._session is not None
+        self._session.process.kill()
+        await self._session.process.dead.wait()
+        await self._restart()
