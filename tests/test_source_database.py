@@ -20,6 +20,8 @@ from test_shipped_sources import modules_of
 
 from eventhost.environment import ServerEnvironment
 from eventhost.errors import ConfigError
+from eventhost.kit.bookmark import Bookmark
+from eventhost.kit.upstream import Unavailable, Upstream
 
 SOURCE = Path(__file__).parents[1] / "eventsources" / "database"
 
@@ -151,7 +153,7 @@ async def test_only_what_the_host_has_accepted_is_acknowledged_whatever_the_serv
     with modules_of("database") as load:
         stream, slot = load("pg_stream"), load("pg_slot").Slot("system", 100, None)
         (options,) = load("options").databases({"database": {"url": "postgresql://h/shop", "tables": ["t"]}})
-        mark, watch = load("bookmark").Bookmark(tmp_path, "changes", "shop"), load("telling").Watch("", "", print)
+        mark, upstream = Bookmark(tmp_path / "changes-shop.json"), Upstream("shop", print, tell, print)
         columns = [["id", 25, 1]]
         items = [
             stream.Keepalive(110, True),
@@ -175,7 +177,7 @@ async def test_only_what_the_host_has_accepted_is_acknowledged_whatever_the_serv
                 assert load("pgoutput").lsn_number(mark.content["lsn"]) >= lsn
                 acknowledged.append(lsn)
 
-        reading = load("pg_capture").Reading(options, mark, tell, watch, slot, Stream())
+        reading = load("pg_capture").Reading(options, mark, tell, upstream, slot, Stream())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reading.read)
             await told.wait()
@@ -194,7 +196,7 @@ def test_the_library_is_kept_from_reading_on_in_the_middle_of_a_transaction(monk
         connect = binlog.once_each()
         assert connect(host="h") == {"host": "h"}
         assert connect(host="h", db="information_schema")["db"] == "information_schema"
-        with pytest.raises(load("telling").Trouble, match="the connection is gone"):
+        with pytest.raises(Unavailable, match="the connection is gone"):
             connect(host="h")
 
 
@@ -213,19 +215,13 @@ def test_a_row_of_the_binlog_that_cannot_be_read_is_a_gap_and_stops_nothing(tmp_
 
         start = position("log.1", 4)
         (item,) = binlog.Walk(options, start, is_mariadb=False).take(WriteRowsEvent(), "log.1")
-        watch = load("telling").Watch("shop", "changes", lambda level, text: logged.append(text))
-        mark = load("bookmark").Bookmark(tmp_path, "changes", "shop")
+        upstream = Upstream("shop", lambda level, text: logged.append(text), anyio.sleep, print)
+        mark = Bookmark(tmp_path / "changes-shop.json")
         server = load("mysql_connection").Server(False, False, "s", ("log.1",), start, start)
-        event = load("mysql_capture").Capture(options, mark, None, watch).event(item, server)
+        event = load("mysql_capture").Capture(options, mark, None, upstream).event(item, server)
     assert (event.type, event.payload["reason"]) == ("database.gap", "unreadable")
     assert event.payload["after"] == {"place": "log.1:30", "table": "shop.orders"}
     assert "Unknown MySQL column type: 242" in logged[0]
-
-
-def test_a_damaged_bookmark_is_told_with_its_file(tmp_path: Path) -> None:
-    (tmp_path / "changes-shop.json").write_text('{"lsn": ')
-    with modules_of("database") as load, pytest.raises(ConfigError, match=r"changes-shop\.json: not JSON.*; remove it"):
-        load("bookmark").Bookmark(tmp_path, "changes", "shop")
 
 
 @pytest.mark.parametrize(("url", "driver"), [("postgresql://h/d", "psycopg"), ("mysql://h/d", "pymysql")])

@@ -236,7 +236,7 @@ async def test_the_server_is_told_only_what_the_host_has_accepted(shop: Shop) ->
         replied = f"SELECT 1 FROM pg_stat_replication WHERE reply_time > '{now['now']}'"
         await source.until_asked(lambda: shop.sql(replied))
         assert _number(shop.confirmed) < _number(event["metadata"]["commit_lsn"])
-        position = (await source.call("get_databases"))[0]["position"]
+        position = (await source.call("get_source_status"))["upstreams"][0]["position"]
         assert _number(position) < _number(event["metadata"]["commit_lsn"])
         assert await source.end() == 0
     assert _number(shop.confirmed) < _number(event["metadata"]["commit_lsn"])
@@ -393,7 +393,7 @@ async def test_a_server_that_writes_no_logical_log_is_told_with_the_mend(tmp_pat
         async with source_process(SOURCE, config, tmp_path) as source:
             await source.logged("wal_level is replica")
             assert "ALTER SYSTEM SET wal_level = 'logical'" in source.log
-            (state,) = await source.call("get_databases")
+            (state,) = (await source.call("get_source_status"))["upstreams"]
             assert state["state"] == "reconnecting"
     finally:
         server.remove()
@@ -403,7 +403,7 @@ async def test_one_database_that_is_away_does_not_keep_another_from_being_told(s
     away = {"name": "away", "url": "postgresql://nobody@127.0.0.1:1/none", "tables": ["*"]}
     config = {"databases": [away, shop.config()["database"]]}
     async with source_process(SOURCE, config, shop.state) as source:
-        await source.logged("away: changes: connection failed")
-        await source.logged(f"{shop.name}: changes: connected")
+        await source.logged("away: connection failed")
+        await source.logged(f"{shop.name}: connected")
         shop.sql("INSERT INTO orders VALUES (1, 'a')")
         assert (await source.count(1))[0]["payload"]["database"] == shop.name

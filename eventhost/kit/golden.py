@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from eventhost.errors import ConfigError, cause_of
-from eventhost.kit.event import Event
+from eventhost.kit import event as kit_event
 
 Case = dict[str, Any]
 """What a file in `golden/` says, whole, and `"folder"`."""
 
-Drive = Callable[[Case, Path], Awaitable[Sequence[Event | Mapping[str, Any]]]]
+Event = kit_event.Event | Mapping[str, Any]
+"""An event as the source would emit it, or as it would say it."""
+
+Drive = Callable[[Case, Path], Awaitable[Sequence[Event]]]
 """Has one case happen; returns the events that came of it, in order. The folder is empty, and the case's own.
 
 A `ValueError` or `ConfigError` is what the source says of what it cannot use. Any other exception is a mistake in the
@@ -62,7 +65,7 @@ def _answer(drive: Drive, line: bytes) -> bytes:
 def _played(drive: Drive, case: Case) -> dict[str, Any]:
     async def driven() -> list[dict[str, Any]]:
         events = await drive(case, Path(case["folder"]))
-        return [event._asdict() if isinstance(event, Event) else dict(event) for event in events]
+        return [event._asdict() if isinstance(event, kit_event.Event) else dict(event) for event in events]
 
     try:
         return {"events": asyncio.run(driven())}

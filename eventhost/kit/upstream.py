@@ -95,10 +95,16 @@ class Upstream:
 
     async def gap(self, event: Event) -> None:
         """Emit `event`, which says that something was missed that cannot be had any more, and count it."""
-        self.log("warning", f"something was missed; see the event {event.type}")
+        reason = event.payload.get("reason") if isinstance(event.payload, dict) else None
+        self.log("warning", f"something was missed{f' ({reason})' if reason else ''}; see the event {event.type}")
         await self._emit(event)
-        self.gaps += 1
-        self._changed()
+        self.note_gaps(1)
+
+    def note_gaps(self, count: int) -> None:
+        """Count holes that were told otherwise."""
+        if count:
+            self.gaps += count
+            self._changed()
 
     def log(self, level: str, text: str) -> None:
         """A line of the source's log, under this name."""

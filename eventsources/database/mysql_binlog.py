@@ -13,7 +13,8 @@ from typing import Any
 from mysql_connection import Position, Server, drivers, refusals
 from mysql_values import row_of
 from options import MySql
-from telling import Trouble
+
+from eventhost.kit.upstream import Unavailable
 
 _HEARTBEAT_S = 1.0
 _SILENCE_S = 20
@@ -93,7 +94,7 @@ class Binlog:
 
         Raises:
             PositionLost: the server no longer has what is to be read.
-            Trouble: the connection is gone, or the server refuses.
+            Unavailable: the connection is gone, or the server refuses.
         """
         while not self._items:
             self._arrived.clear()
@@ -125,12 +126,12 @@ class Binlog:
                     self._read()
                 except drivers().MySQLError as error:
                     raise _cause(error) from None
-            raise Trouble("the server has ended the stream")
-        except (Trouble, PositionLost, OSError) as error:
+            raise Unavailable("the server has ended the stream")
+        except (Unavailable, PositionLost, OSError) as error:
             ended: BaseException = error
         except Exception as error:
             # The library knows many errors, and has more.
-            ended = Trouble(f"the binlog cannot be read: {type(error).__name__}: {error}")
+            ended = Unavailable(f"the binlog cannot be read: {type(error).__name__}: {error}")
         if not self._stopping:
             self._put(ended)
 
@@ -268,7 +269,7 @@ def once_each() -> Any:
     def connect(**settings: Any) -> Any:
         is_catalogue = settings.get("db") == "information_schema"
         if is_catalogue in made:
-            raise Trouble("the connection is gone")
+            raise Unavailable("the connection is gone")
         made.add(is_catalogue)
         return drivers().connect(**settings)
 
@@ -281,5 +282,5 @@ def _cause(error: Any) -> Exception:
     if code in _NOT_THERE and not any(cause in text for cause in _OTHER_CAUSES):
         return PositionLost(text)
     if code in _NOT_THERE:
-        return Trouble(f"{text} (error {code}); if another replica has this source's `serverId`, give it another")
-    return error if isinstance(error, Exception) else Trouble(text)
+        return Unavailable(f"{text} (error {code}); if another replica has this source's `serverId`, give it another")
+    return error if isinstance(error, Exception) else Unavailable(text)

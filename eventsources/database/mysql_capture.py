@@ -12,11 +12,14 @@ import secrets
 import time
 from contextlib import suppress
 
-from bookmark import Bookmark
 from mysql_binlog import Binlog, Item, PositionLost, Row, Settled, Unread
 from mysql_connection import Position, Server, look
 from options import MySql
-from telling import Event, Tell, Watch, gap, now_iso
+from telling import GAP, Tell, gap, now_iso
+
+from eventhost.kit import Event
+from eventhost.kit.bookmark import Bookmark
+from eventhost.kit.upstream import Upstream
 
 _MOST_EVENTS = 500
 _KEEP_EVERY_S = 1.0
@@ -25,24 +28,24 @@ _KEEP_EVERY_S = 1.0
 class Capture:
     """The changes of one server."""
 
-    def __init__(self, options: MySql, bookmark: Bookmark, tell: Tell, watch: Watch) -> None:
+    def __init__(self, options: MySql, bookmark: Bookmark, tell: Tell, upstream: Upstream) -> None:
         self._options = options
         self._bookmark = bookmark
         self._tell = tell
-        self._watch = watch
+        self._upstream = upstream
         self._lost = ""
 
     async def session(self) -> None:
         """Connect and tell until something ends it.
 
         Raises:
-            Trouble: what it was.
+            Unavailable: what it was.
         """
         server = await asyncio.to_thread(look, self._options)
         start = await self._start(server)
         binlog = Binlog(self._options, server, start, self._server_id())
         binlog.start()
-        self._watch.connected(f"reading the binlog from {start.file}:{start.pos}")
+        self._upstream.connected(f"reading the binlog from {start.file}:{start.pos}")
         try:
             await self._read(binlog, server, start)
         except PositionLost as error:
@@ -63,10 +66,11 @@ class Capture:
                         items = await binlog.items(_MOST_EVENTS)
                 if events := [self.event(item, server) for item in items if not isinstance(item, Settled)]:
                     await self._tell(events)
+                    self._upstream.note_gaps(sum(event.type == GAP for event in events))
                 for item in items:
                     if isinstance(item, Settled):
                         settled = item.position
-                self._watch.position = settled.as_json()
+                self._upstream.position = settled.as_json()
                 if time.monotonic() - kept_s > _KEEP_EVERY_S:
                     self._keep(server, settled)
                     kept_s = time.monotonic()
@@ -92,8 +96,7 @@ class Capture:
         after = {**position.as_json(), "time": kept["time"]}
         until = {**server.oldest.as_json(), "time": now_iso()}
         event_id = f"{self._options.name}:gap:{position.file}:{position.pos}:{position.gtids}"
-        self._watch.log("warning", f"changes were lost ({reason}); see the gap event")
-        await self._tell([gap(self._options.name, "changes", reason, after, until, event_id)])
+        await self._upstream.gap(gap(self._options.name, "changes", reason, after, until, event_id))
         self._lost = ""
         self._keep(server, server.oldest)
         return server.oldest
@@ -117,7 +120,9 @@ class Capture:
         """What is told of one row, or of rows that cannot be read."""
         name = self._options.name
         if isinstance(item, Unread):
-            self._watch.log("error", f"{item.schema}.{item.table}: a row at {item.place} is unreadable: {item.error}")
+            self._upstream.log(
+                "error", f"{item.schema}.{item.table}: a row at {item.place} is unreadable: {item.error}"
+            )
             where = {"place": item.place, "table": f"{item.schema}.{item.table}"}
             return gap(name, "changes", "unreadable", where, where, f"{name}:unread:{item.place}")
         payload = {

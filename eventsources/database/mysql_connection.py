@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from options import MySql
-from telling import Trouble
+
+from eventhost.kit.upstream import Unavailable
 
 _TIMEOUT_S = 10
 
@@ -68,20 +69,20 @@ def drivers() -> Any:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what PyMySQL raises into `Trouble`, with the mend where it is known."""
+    """Turn what PyMySQL raises into `Unavailable`, with the mend where it is known."""
     try:
         yield
     except drivers().MySQLError as error:
         code, text = error.args if len(error.args) == 2 else (0, str(error))
         mend = _MENDS.get(code, "")
-        raise Trouble(f"{text}{f' (error {code})' if code else ''}{mend and f'; {mend}'}") from None
+        raise Unavailable(f"{text}{f' (error {code})' if code else ''}{mend and f'; {mend}'}") from None
 
 
 def look(options: MySql) -> Server:
     """Ask the server; takes as long as the network does.
 
     Raises:
-        Trouble: it cannot be asked, or cannot be followed as it is set.
+        Unavailable: it cannot be asked, or cannot be followed as it is set.
     """
     with refusals():
         connection = drivers().connect(
@@ -119,7 +120,7 @@ def _check(variables: Mapping[str, str]) -> None:
         if found.upper() != wanted:
             wrong.append(f"{name} is {found}, and must be {wanted}; {mend}")
     if wrong:
-        raise Trouble(". ".join(wrong))
+        raise Unavailable(". ".join(wrong))
 
 
 def _status(cursor: Any) -> Any:

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from telling import in_base64
+from eventhost.kit.payload import in_base64
 
 
 def row_of(values: Mapping[str, Any], absent: Mapping[str, Any], in_utc: frozenset[str]) -> dict[str, Any]:

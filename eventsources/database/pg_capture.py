@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 
-from bookmark import Bookmark
 from options import Postgres
 from pg_changes import Changes
 from pg_connection import connected
@@ -17,7 +16,11 @@ from pg_slot import Slot, prepare
 from pg_stream import Data, Keepalive, Stream
 from pg_values import FIRST_OWN_OID, OwnType
 from pgoutput import Commit, Unreadable, decode, lsn_text
-from telling import Event, Tell, Trouble, Watch, first_to_end, now_iso
+from telling import Tell, now_iso
+
+from eventhost.kit import Event
+from eventhost.kit.bookmark import Bookmark
+from eventhost.kit.upstream import Unavailable, Upstream, first_to_end
 
 _MOST_EVENTS = 500
 _MOST_BYTES = 4_000_000
@@ -33,28 +36,27 @@ FROM pg_type WHERE oid >= {FIRST_OWN_OID} AND (typtype = 'd' OR typcategory = 'A
 class Capture:
     """The changes of one database."""
 
-    def __init__(self, options: Postgres, bookmark: Bookmark, tell: Tell, watch: Watch) -> None:
+    def __init__(self, options: Postgres, bookmark: Bookmark, tell: Tell, upstream: Upstream) -> None:
         self._options = options
         self._bookmark = bookmark
         self._tell = tell
-        self._watch = watch
+        self._upstream = upstream
 
     async def session(self) -> None:
         """Connect and tell until something ends it.
 
         Raises:
-            Trouble: what it was.
+            Unavailable: what it was.
         """
         async with connected(self._options, replication=True) as connection:
             slot = await prepare(connection, self._options, self._bookmark)
             if slot.gap is not None:
-                self._watch.log("warning", f"changes were lost ({slot.gap.payload['reason']}); see the gap event")
-                await self._tell([slot.gap])
+                await self._upstream.gap(slot.gap)
             stream = Stream(connection)
             await stream.start(self._options.slot, self._options.publication)
-            reading = Reading(self._options, self._bookmark, self._tell, self._watch, slot, stream)
+            reading = Reading(self._options, self._bookmark, self._tell, self._upstream, slot, stream)
             reading.keep()
-            self._watch.connected(f"reading the slot {self._options.slot} from {lsn_text(slot.lsn)}")
+            self._upstream.connected(f"reading the slot {self._options.slot} from {lsn_text(slot.lsn)}")
             try:
                 await first_to_end(reading.read(), reading.keep_acknowledging())
             finally:
@@ -65,12 +67,12 @@ class Reading:
     """One connection's worth of changes."""
 
     def __init__(
-        self, options: Postgres, bookmark: Bookmark, tell: Tell, watch: Watch, slot: Slot, stream: Stream
+        self, options: Postgres, bookmark: Bookmark, tell: Tell, upstream: Upstream, slot: Slot, stream: Stream
     ) -> None:
         self._options = options
         self._bookmark = bookmark
         self._tell = tell
-        self._watch = watch
+        self._upstream = upstream
         self._slot = slot
         self._stream = stream
         self._changes = Changes(options.name, options.type)
@@ -113,7 +115,7 @@ class Reading:
 
     def keep(self) -> None:
         """Note how far the host has accepted; before the server is told, so that it never is ahead of the note."""
-        self._watch.position = lsn_text(self._told)
+        self._upstream.position = lsn_text(self._told)
         kept = self._bookmark.content
         if (kept.get("system"), kept.get("lsn")) != (self._slot.system, lsn_text(self._told)):
             self._bookmark.save({"system": self._slot.system, "lsn": lsn_text(self._told), "time": now_iso()})
@@ -134,7 +136,7 @@ class Reading:
                     self._changes.own_types[oid] = OwnType()
             self._events += self._changes.take(message, data.lsn)
         except Unreadable as error:
-            raise Trouble(f"at {lsn_text(data.lsn)}: {error}") from None
+            raise Unavailable(f"at {lsn_text(data.lsn)}: {error}") from None
         self._bytes += len(data.message)
         if isinstance(message, Commit):
             self._complete = max(self._complete, message.end_lsn)

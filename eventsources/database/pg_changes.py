@@ -9,7 +9,8 @@ from typing import Any
 from options import TypeTemplate
 from pg_values import FIRST_OWN_OID, OwnType, value_of
 from pgoutput import UNCHANGED, Begin, Change, Commit, Message, Relation, Truncate, Tuple, Unreadable, lsn_text
-from telling import Event
+
+from eventhost.kit import Event
 
 
 @dataclass(frozen=True, slots=True)

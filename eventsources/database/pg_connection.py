@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from options import Postgres
 from pg_values import SESSION
-from telling import Trouble
+
+from eventhost.kit.upstream import Unavailable
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection, Error
@@ -50,7 +51,7 @@ async def connected(options: Postgres, *, replication: bool) -> AsyncIterator[As
     """A connection that commits each statement, closed at the end.
 
     Raises:
-        Trouble: the server refused, went away, or said no to a statement within the block.
+        Unavailable: the server refused, went away, or said no to a statement within the block.
     """
     import psycopg
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -64,23 +65,23 @@ async def connected(options: Postgres, *, replication: bool) -> AsyncIterator[As
             settings["replication"] = "database"
         connection = await psycopg.AsyncConnection.connect(make_conninfo(**settings), autocommit=True)
     except psycopg.Error as error:
-        raise trouble(error) from None
+        raise unavailable(error) from None
     try:
         yield connection
     except psycopg.Error as error:
-        raise trouble(error) from None
+        raise unavailable(error) from None
     finally:
         # Not `close`, which is a coroutine and would not run when this is cancelled once more.
         connection.pgconn.finish()
 
 
-def trouble(error: Error) -> Trouble:
+def unavailable(error: Error) -> Unavailable:
     """What the server said, and the mend where it is known."""
     return mended(str(error), error.sqlstate or "")
 
 
-def mended(text: str, sqlstate: str = "") -> Trouble:
+def mended(text: str, sqlstate: str = "") -> Unavailable:
     """The server's text, and the mend where it is known."""
     said = " ".join(text.split())
     mend = _MENDS.get(sqlstate) or next((_TEXT_MENDS[part] for part in _TEXT_MENDS if part in said), "")
-    return Trouble(f"{said}; {mend}" if mend else said)
+    return Unavailable(f"{said}; {mend}" if mend else said)

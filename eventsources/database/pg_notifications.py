@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bookmark import Bookmark
 from options import Postgres
 from pg_connection import connected
-from telling import Event, Tell, Watch, gap, now_iso
+from telling import Tell, gap, now_iso
+
+from eventhost.kit import Event
+from eventhost.kit.bookmark import Bookmark
+from eventhost.kit.payload import payload_of
+from eventhost.kit.upstream import Upstream
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection, Notify
@@ -21,30 +24,24 @@ _BEAT_S = 2.0
 
 def event_of(options: Postgres, channel: str, text: str, pid: int) -> Event:
     """The event of one notification: a JSON object is its payload, anything else becomes `{"value": …}`."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = text
-    payload = value if isinstance(value, dict) else {"value": value}
-    return Event(
-        options.channels[channel], payload, metadata={"database": options.name, "channel": channel, "pid": pid}
-    )
+    metadata = {"database": options.name, "channel": channel, "pid": pid}
+    return Event(options.channels[channel], payload_of(text.encode()), metadata=metadata)
 
 
 class Notifications:
     """The channels of one database."""
 
-    def __init__(self, options: Postgres, bookmark: Bookmark, tell: Tell, watch: Watch) -> None:
+    def __init__(self, options: Postgres, bookmark: Bookmark, tell: Tell, upstream: Upstream) -> None:
         self._options = options
         self._bookmark = bookmark
         self._tell = tell
-        self._watch = watch
+        self._upstream = upstream
 
     async def session(self) -> None:
         """Listen and tell until something ends it.
 
         Raises:
-            Trouble: what it was.
+            Unavailable: what it was.
         """
         async with connected(self._options, replication=False) as connection:
             for channel in self._options.channels:
@@ -52,9 +49,9 @@ class Notifications:
                 await connection.execute(f'LISTEN "{quoted}"'.encode())
             since = now_iso()
             if heard := self._bookmark.content.get("heard"):
-                await self._tell([self._gap(heard, since)])
+                await self._upstream.gap(self._gap(heard, since))
             self._bookmark.save({"heard": since})
-            self._watch.connected(f"listening to {', '.join(self._options.channels)}")
+            self._upstream.connected(f"listening to {', '.join(self._options.channels)}")
             await self._listen(connection)
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
@@ -67,7 +64,7 @@ class Notifications:
             await connection.execute("SELECT 1")
             await self._hand_over([n async for n in connection.notifies(timeout=0)])
             self._bookmark.save({"heard": heard})
-            self._watch.position = heard
+            self._upstream.position = heard
 
     async def _hand_over(self, notified: Sequence[Notify]) -> None:
         if notified:

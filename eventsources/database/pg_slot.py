@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bookmark import Bookmark
 from options import EVERY_TABLE, Postgres
 from pgoutput import lsn_number, lsn_text
-from telling import Event, Trouble, gap, now_iso
+from telling import gap, now_iso
+
+from eventhost.kit import Event
+from eventhost.kit.bookmark import Bookmark
+from eventhost.kit.upstream import Unavailable
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -29,14 +32,14 @@ async def prepare(connection: AsyncConnection[Any], options: Postgres, bookmark:
     """See that publication and slot are there.
 
     Raises:
-        Trouble: they are not, and cannot be made; the text says what to do.
+        Unavailable: they are not, and cannot be made; the text says what to do.
         psycopg.Error: the server refused a statement.
     """
     server = await _row(connection, "IDENTIFY_SYSTEM")
     system = str(server["systemid"])
     level = next(iter((await _row(connection, "SHOW wal_level")).values()))
     if level != "logical":
-        raise Trouble(
+        raise Unavailable(
             f"wal_level is {level}, and changes are written to the log only at `logical`; "
             "ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL"
         )
@@ -45,24 +48,26 @@ async def prepare(connection: AsyncConnection[Any], options: Postgres, bookmark:
     found = await _row(connection, f"SELECT * FROM pg_replication_slots WHERE slot_name = {_literal(options.slot)}")
     reason = ""
     if found and (found["plugin"] != "pgoutput" or found["database"] != connection.info.dbname):
-        raise Trouble(
+        raise Unavailable(
             f"the slot {options.slot} belongs to the database {found['database']} and the plugin {found['plugin']}; "
             "name another `slot`"
         )
     if found and (found.get("wal_status") == "lost" or found.get("invalidation_reason")):
         if not options.create:
-            raise Trouble(f"the server has removed what the slot {options.slot} had not read; drop it, and {_BY_HAND}")
+            raise Unavailable(
+                f"the server has removed what the slot {options.slot} had not read; drop it, and {_BY_HAND}"
+            )
         await connection.execute(f"SELECT pg_drop_replication_slot({_literal(options.slot)})".encode())
         found, reason = {}, "wal_removed"
     told = lsn_number(kept["lsn"]) if kept else 0
     if found:
         if found["confirmed_flush_lsn"] is None:
-            raise Trouble(f"the slot {options.slot} is still being made")
+            raise Unavailable(f"the slot {options.slot} is still being made")
         lsn = lsn_number(found["confirmed_flush_lsn"])
         reason = "slot_moved" if lsn > told else ""
     else:
         if not options.create:
-            raise Trouble(f"there is no slot {options.slot}; {_BY_HAND}")
+            raise Unavailable(f"there is no slot {options.slot}; {_BY_HAND}")
         made = f"SELECT lsn FROM pg_create_logical_replication_slot({_literal(options.slot)}, 'pgoutput')"
         lsn = lsn_number((await _row(connection, made))["lsn"])
         reason = reason or "slot_missing"
@@ -82,7 +87,7 @@ async def _publish(connection: AsyncConnection[Any], options: Postgres) -> None:
     found = await _row(connection, f"SELECT puballtables AS every FROM pg_publication WHERE pubname = {_literal(name)}")
     if options.tables is None or not options.create:
         if not found:
-            raise Trouble(f"there is no publication {name}; {_BY_HAND}")
+            raise Unavailable(f"there is no publication {name}; {_BY_HAND}")
         return
     every = EVERY_TABLE in options.tables
     if not found:

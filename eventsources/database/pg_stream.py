@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pg_connection import mended
-from telling import Trouble
+
+from eventhost.kit.upstream import Unavailable
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -44,7 +45,7 @@ class Stream:
         """Begin.
 
         Raises:
-            Trouble: the server refuses.
+            Unavailable: the server refuses.
         """
         from psycopg import pq
 
@@ -62,7 +63,7 @@ class Stream:
         """The next message that has arrived; None when `wait` is due.
 
         Raises:
-            Trouble: the server has ended the stream.
+            Unavailable: the server has ended the stream.
         """
         size, data = self._pg.get_copy_data(1)
         if size == 0:
@@ -81,7 +82,7 @@ class Stream:
         """Wait until the server has sent something.
 
         Raises:
-            Trouble: the connection is gone.
+            Unavailable: the connection is gone.
         """
         import psycopg
 
@@ -95,7 +96,7 @@ class Stream:
         """Tell the server that it need not keep what was before `lsn`.
 
         Raises:
-            Trouble: the connection is gone.
+            Unavailable: the connection is gone.
         """
         import psycopg
 
@@ -126,5 +127,5 @@ async def _ready(fd: int, *, reading: bool) -> None:
         (loop.remove_reader if reading else loop.remove_writer)(fd)
 
 
-def _ended(message: bytes) -> Trouble:
+def _ended(message: bytes) -> Unavailable:
     return mended(message.decode(errors="replace") or "the server has ended the stream")

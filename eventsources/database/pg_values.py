@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from telling import in_base64
+from eventhost.kit.payload import in_base64
 
 FIRST_OWN_OID: Final = 16384
 """Types from here on were made by a user; what they are stands in the catalogue."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import mysql_capture
 import pg_capture
 import sqlite_capture
-from bookmark import Bookmark
 from options import Database, MySql, Postgres, databases
 from pg_notifications import Notifications
 from setup_sql import setup_sql
-from telling import Event, Session, Watch, first_to_end, stay_with
 
-from eventhost.errors import ConfigError, EventRejected, Problem
+from eventhost.errors import ConfigError, Problem
 from eventhost.kit import EventSource
+from eventhost.kit.upstream import Session, Upstream, first_to_end
 
 source = EventSource("database", ["database.*"], description="Changes of databases' rows as events")
-
-_watches: list[Watch] = []
 
 
 def wanted() -> list[Database]:
@@ -53,53 +48,32 @@ def wanted() -> list[Database]:
     return found
 
 
-async def tell(events: Sequence[Event]) -> None:
-    """Emit, in order, and return once all are accepted; one that the host wants not is told in the log."""
-    emitted = (
-        source.emit(event.type, event.payload, id=event.id, timestamp=event.timestamp, metadata=event.metadata or None)
-        for event in events
-    )
-    for outcome in await asyncio.gather(*emitted, return_exceptions=True):
-        if isinstance(outcome, EventRejected):
-            source.log("warning", str(outcome))
-        elif isinstance(outcome, BaseException):
-            raise outcome
-
-
 @source.task
-async def watch_all() -> None:
-    """Watch every database that the configuration names."""
+async def follow_all() -> None:
+    """Follow every database that the configuration names."""
     found = wanted()
-    state = source.state_dir
-    kept_up = [one for database in found for one in sessions(database, state)]
-    _watches[:] = [watch for watch, _ in kept_up]
-    await first_to_end(*(stay_with(watch, session) for watch, session in kept_up))
+    kept_up = [one for database in found for one in sessions(database)]
+    await first_to_end(*(upstream.stay(session) for upstream, session in kept_up))
 
 
-def sessions(database: Database, state: Path) -> list[tuple[Watch, Session]]:
+def sessions(database: Database) -> list[tuple[Upstream, Session]]:
     """What is to be kept up for one database."""
+    name, tell = database.name, source.emit_all
     if isinstance(database, Postgres):
-        found: list[tuple[Watch, Session]] = []
+        found: list[tuple[Upstream, Session]] = []
         if database.captures:
-            watch = Watch(database.name, "changes", source.log)
-            mark = Bookmark(state, "changes", database.name)
-            found.append((watch, pg_capture.Capture(database, mark, tell, watch).session))
+            upstream, mark = source.upstream(name), source.bookmark(f"changes-{name}")
+            found.append((upstream, pg_capture.Capture(database, mark, tell, upstream).session))
         if database.channels:
-            watch = Watch(database.name, "notifications", source.log)
-            mark = Bookmark(state, "notifications", database.name)
-            found.append((watch, Notifications(database, mark, tell, watch).session))
+            upstream, mark = source.upstream(f"{name} notifications"), source.bookmark(f"notifications-{name}")
+            found.append((upstream, Notifications(database, mark, tell, upstream).session))
         return found
-    watch = Watch(database.name, "changes", source.log)
+    upstream = source.upstream(name)
     if isinstance(database, MySql):
-        mark = Bookmark(state, "changes", database.name)
-        return [(watch, mysql_capture.Capture(database, mark, tell, watch).session)]
-    return [(watch, sqlite_capture.Capture(database, state, tell, watch).session)]
-
-
-@source.tool(description="Tell of each database whether it is connected, how far it was told, and its last error")
-def get_databases() -> list[dict[str, object]]:
-    """The state of each database."""
-    return [watch.snapshot() for watch in _watches]
+        mark = source.bookmark(f"changes-{name}")
+        return [(upstream, mysql_capture.Capture(database, mark, tell, upstream).session)]
+    mark = source.bookmark(f"sqlite-{name}")
+    return [(upstream, sqlite_capture.Capture(database, mark, source.state_dir, tell, upstream).session)]
 
 
 @source.tool(description="Print the SQL that prepares the configured databases for this source")

@@ -15,7 +15,10 @@ from zlib import crc32
 
 from options import Sqlite
 from sqlite_file import PAGE, File, Table, json_value, quoted, refusals
-from telling import Event, Tell, Watch
+from telling import Tell
+
+from eventhost.kit import Event
+from eventhost.kit.upstream import Upstream
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (watched TEXT, key TEXT, row TEXT, PRIMARY KEY (watched, key)) WITHOUT ROWID;
@@ -35,10 +38,10 @@ class _Change:
 class Compared:
     """The tables of one file that have no `cursor`."""
 
-    def __init__(self, options: Sqlite, folder: Path, tell: Tell, watch: Watch) -> None:
+    def __init__(self, options: Sqlite, folder: Path, tell: Tell, upstream: Upstream) -> None:
         self._options = options
         self._tell = tell
-        self._watch = watch
+        self._upstream = upstream
         self._warned: set[str] = set()
         with refusals():
             self._memory = sqlite3.connect(
@@ -104,7 +107,7 @@ class Compared:
             if None in key:
                 if table.name not in self._warned:
                     self._warned.add(table.name)
-                    self._watch.log("warning", f"{table.name} has rows whose key is NULL; they are not told")
+                    self._upstream.log("warning", f"{table.name} has rows whose key is NULL; they are not told")
                 continue
             found[_text([json_value(value) for value in key])] = _text(row)
         marks = ", ".join("?" * len(found))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telling import Trouble, in_base64
+from eventhost.kit.payload import in_base64
+from eventhost.kit.upstream import Unavailable
 
 PAGE = 500
 _BUSY_S = 5.0
@@ -32,18 +33,18 @@ class Table:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn what SQLite raises into `Trouble`."""
+    """Turn what SQLite raises into `Unavailable`."""
     try:
         yield
     except sqlite3.Error as error:
-        raise Trouble(f"SQLite: {error}") from None
+        raise Unavailable(f"SQLite: {error}") from None
 
 
 class File:
     """One SQLite file, opened to read.
 
     Raises:
-        Trouble: it is not there, or no database.
+        Unavailable: it is not there, or no database.
     """
 
     def __init__(self, path: str) -> None:
@@ -73,11 +74,11 @@ class File:
         """What the table is like now.
 
         Raises:
-            Trouble: there is none, or it has no key.
+            Unavailable: there is none, or it has no key.
         """
         columns = self.rows(f"PRAGMA table_info({quoted(name)})")
         if not columns:
-            raise Trouble(f"there is no table {name} in {self._path}; check `tables`")
+            raise Unavailable(f"there is no table {name} in {self._path}; check `tables`")
         key = tuple(column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5])
         try:
             self._connection.execute(f"SELECT rowid FROM {quoted(name)} LIMIT 0")
@@ -85,7 +86,7 @@ class File:
         except sqlite3.Error:
             pages = key
         if not pages:
-            raise Trouble(f"{name} has neither a key nor rowids; a view cannot be compared")
+            raise Unavailable(f"{name} has neither a key nor rowids; a view cannot be compared")
         return Table(name, key or pages, pages)
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -109,7 +110,7 @@ class File:
         try:
             return os.stat(self._path).st_ino
         except OSError as error:
-            raise Trouble(f"{self._path} cannot be read: {error.strerror}") from None
+            raise Unavailable(f"{self._path} cannot be read: {error.strerror}") from None
 
 
 def quoted(name: str) -> str:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from bookmark import Bookmark
 from options import Sqlite
 from sqlite_file import PAGE, File, quoted
-from telling import Event, Tell, Trouble, Watch, gap
+from telling import Tell, gap
+
+from eventhost.kit import Event
+from eventhost.kit.bookmark import Bookmark
+from eventhost.kit.upstream import Unavailable, Upstream
 
 
 class Growing:
     """The tables of one file that have a `cursor`."""
 
-    def __init__(self, options: Sqlite, bookmark: Bookmark, tell: Tell, watch: Watch) -> None:
+    def __init__(self, options: Sqlite, bookmark: Bookmark, tell: Tell, upstream: Upstream) -> None:
         self._options = options
         self._bookmark = bookmark
         self._tell = tell
-        self._watch = watch
+        self._upstream = upstream
 
     async def look(self, file: File) -> None:
         """Tell what has been added since the last look. A table that is new here begins with its next row."""
@@ -30,7 +33,7 @@ class Growing:
         newest = f"SELECT max({quoted(cursor)}) FROM {quoted(table)}"
         ((top,),) = await asyncio.to_thread(file.rows, newest)
         if isinstance(top, bytes):
-            raise Trouble(f"{table}.{cursor} holds blobs, of which none is the next; name another `cursor`")
+            raise Unavailable(f"{table}.{cursor} holds blobs, of which none is the next; name another `cursor`")
         place = f"{table}.{cursor}"
         if place not in self._bookmark.content:
             self._keep(place, top, 1)
@@ -40,7 +43,7 @@ class Growing:
         if last is not None and (top is None or _before(top, last)):
             name = self._options.name
             event_id = f"{name}.{place}:{round_number}:gap"
-            await self._tell([gap(name, place, "went_back", {"cursor": last}, {"cursor": top}, event_id)])
+            await self._upstream.gap(gap(name, place, "went_back", {"cursor": last}, {"cursor": top}, event_id))
             self._keep(place, top, round_number + 1)
             return
         page = (

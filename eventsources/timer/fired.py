@@ -1,14 +1,15 @@
-"""Remembers which tick each schedule fired last: a file that a crash at any moment leaves whole."""
+"""Remembers which tick each schedule fired last."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from schedules import Schedule, Tick
+
+from eventhost.errors import ConfigError, Problem
+from eventhost.kit.bookmark import Bookmark
 
 _CLOCK_SET_BACK_S = 3600
 """A position further ahead than this was written under a clock that was wrong."""
@@ -31,17 +32,16 @@ class Fired:
     own.
 
     Raises:
-        ValueError: the file is damaged.
+        ConfigError: the file is damaged.
     """
 
     def __init__(self, path: Path, schedules: Iterable[Schedule], now_s: float) -> None:
-        self._path = path
-        known: dict[str, Position] = {}
-        if path.exists():
-            try:
-                known = {name: Position(**raw) for name, raw in json.loads(path.read_text("utf-8")).items()}
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} is damaged ({error}); remove it to start anew from now") from None
+        self._bookmark = Bookmark(path)
+        try:
+            known = {name: Position(**raw) for name, raw in self._bookmark.content.items()}
+        except TypeError as error:
+            problem = Problem(str(path), f"damaged: {error}", "remove it to start anew from now")
+            raise ConfigError([problem]) from None
         self._positions: dict[str, Position] = {}
         for schedule in schedules:
             position = known.get(schedule.name)
@@ -65,10 +65,4 @@ class Fired:
         self._save()
 
     def _save(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(f"{self._path.name}.draft")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump({name: asdict(position) for name, position in self._positions.items()}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        self._bookmark.save({name: asdict(position) for name, position in self._positions.items()})
