@@ -175,15 +175,15 @@ async def test_whether_any_item_is_known_is_told_and_something_else_has_an_id_un
     assert not table.knows_any(numbers(*range(1200), since=1200).items)
 
 
-async def test_another_selection_begins_anew_with_ids_of_its_own(tmp_path: Path) -> None:
+async def test_another_selection_or_question_begins_anew_with_ids_of_its_own(tmp_path: Path) -> None:
     host = Host()
-    for selection in (BY_ID, BY_ID._replace(ignore=("n",)), BY_ID):
-        table = Table(tmp_path, "list", selection)
+    for selection, question in ((BY_ID, None), (BY_ID._replace(ignore=("n",)), None), (BY_ID, None), (BY_ID, "open")):
+        table = Table(tmp_path, "list", selection, question)
         assert table.is_new
         host.items.clear()
         await table.tell(numbers(1), host.tell)
         table.close()
-    assert len(host.told) == 3
+    assert len(host.told) == 4
 
 
 async def test_a_list_that_becomes_something_else_tells_nothing(tmp_path: Path) -> None:

@@ -74,17 +74,18 @@ class _Row(NamedTuple):
 class Table:
     """What was told of one list. `name` tells it from others in `folder`, and begins the ids.
 
-    Where `selection` is another than at the last time, what is kept says nothing any more, and the table begins anew.
+    Where `selection` is another than at the last time, or `question`, JSON that stands for what was asked, what is kept
+    says nothing any more, and the table begins anew. The file holds the question: no secret may be in it.
 
     Raises:
         ConfigError: the file is damaged; by each method too.
         Unavailable: the file cannot be read or written now; by each method too.
     """
 
-    def __init__(self, folder: Path, name: str, selection: Selection) -> None:
+    def __init__(self, folder: Path, name: str, selection: Selection, question: Any = None) -> None:
         self.name = name
         self.file = folder / f"{_file_name(name)}.db"
-        self._selection = selection
+        self._selection, self._question = selection, question
         self._notes: dict[str, Any] = {}
         with self._refusals():
             # Its methods may run in any thread, one after the other.
@@ -199,13 +200,14 @@ class Table:
         self._notes = {
             name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM note")
         }
-        if self._notes.get("selection") != self._selection.text:
+        if (self._notes.get("selection"), self._notes.get("question")) != (self._selection.text, self._question):
             self._notes = {}
             with self._transaction():
                 for table in ("item", "telling", "note"):
                     self._database.execute(f"DELETE FROM {table}")
                 # Another series each time, for what was told under its numbers is not known any more.
-                self._set(selection=self._selection.text, series=secrets.token_hex(4), told=0)
+                series = secrets.token_hex(4)
+                self._set(selection=self._selection.text, question=self._question, series=series, told=0)
 
     def _set(self, **values: Any) -> None:
         rows = [(name, json.dumps(value)) for name, value in values.items()]
