@@ -88,7 +88,7 @@ def documented() -> list[tuple[str, str, Any]]:
             re.findall(r"^```(?:jsonc|json5)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
         ):
             value = parse(text, page.name)
-            if page.name == "writing-sources.md":
+            if page.name == "writing-a-source.md" and "do" not in value:
                 kind = "source"
             elif isinstance(value, dict) and {"event", "tests"} & value.keys():
                 kind = "rule-tests"

@@ -21,6 +21,7 @@ class Template(StrEnum):
 
     PYTHON = "python"
     NODE = "node"
+    SHELL = "shell"
 
 
 def create_source(root: Path, name: str, template: Template) -> Path:

@@ -15,7 +15,7 @@ TOOLS_FOLDER = "mcpservers"
 CONFIG_FILE = "config.jsonc"
 LOCAL_CONFIG_FILE = "config.local.jsonc"
 
-SERVER_FILES = {"server.py": "python", "server.mjs": "node", "server.js": "node"}
+SERVER_FILES = {"server.py": "python", "server.mjs": "node", "server.js": "node", "server.sh": "sh"}
 """The files that make a folder a server, in the order in which they are looked for, and what runs them."""
 
 _NEVER_SOURCES = {"node_modules", "__pycache__"}

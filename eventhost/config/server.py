@@ -288,7 +288,7 @@ class Chain:
         found = find_server(folder)
         if found is None:
             ways = '"command": ["python", "server.py"], "url": "http://…" or "module": "package.module"'
-            mend = f"add a server.py, server.mjs or server.js, or {ways}" if self.folder else f"add {ways}"
+            mend = f"add a server.py, server.mjs, server.js or server.sh, or {ways}" if self.folder else f"add {ways}"
             raise ConfigError([said.tree.problem("nothing says how to start or reach this server", mend=mend)])
         program, file = found
         return ServerConfig(
