@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,6 @@ import anyio
 import httpx2
 import json5
 import pytest
-from database_cases import drive_database
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.client import Client
@@ -40,7 +38,7 @@ from eventhost.errors import ConfigError
 
 SOURCES = Path(__file__).parent.parent / "eventsources"
 CASES = [path for folder in sorted(SOURCES.iterdir()) for path in case_files(folder)]
-PLAYED = sorted({path.parent.parent.name for path in CASES} - {"database"})
+PLAYED = sorted({path.parent.parent.name for path in CASES})
 
 Event = dict[str, Any]
 
@@ -85,25 +83,7 @@ async def test_every_golden_case_of_a_source_gives_its_events(source: str) -> No
     assert len(checks) == sum(path.parent.parent.name == source for path in CASES)
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    "path", [path for path in CASES if path.parent.parent.name == "database"], ids=lambda p: p.stem
-)
-async def test_a_golden_case_gives_its_events(path: Path, tmp_path: Path) -> None:
-    case = read_jsonc(path)
-    with modules_of("database") as load:
-        if "error" in case:
-            with pytest.raises(ValueError, match=re.escape(case["error"])):
-                await drive_database(load, case, tmp_path)
-            return
-        events = await drive_database(load, case, tmp_path)
-    # A case that does not care for an id or a timestamp leaves it out.
-    wanted = [event.keys() | {"type", "payload"} for event in case["events"]]
-    trimmed = [{key: event[key] for key in event if key in keys} for event, keys in zip(events, wanted, strict=False)]
-    assert trimmed + events[len(wanted) :] == case["events"]
-
-
-@pytest.mark.parametrize("source", sorted({path.parent.parent.name for path in CASES}))
+@pytest.mark.parametrize("source", PLAYED)
 def test_each_source_has_a_readme_and_a_config_that_names_it(source: str) -> None:
     assert read_jsonc(SOURCES / source / "config.jsonc")["name"] == source
     assert (SOURCES / source / "README.md").read_text("utf-8").startswith(f"# {source}\n")

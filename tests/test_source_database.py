@@ -12,7 +12,6 @@ from typing import Any
 
 import anyio
 import pytest
-from database_cases import pgoutput
 from hosting import until
 from servers.postgres import Postgres, postgres
 from source_process import Event, source_process
@@ -151,6 +150,7 @@ async def test_only_what_the_host_has_accepted_is_acknowledged_whatever_the_serv
         await accepted.wait()
 
     with modules_of("database") as load:
+        pgoutput = load("golden.play").encoded
         stream, slot = load("pg_stream"), load("pg_slot").Slot("system", 100, None)
         (options,) = load("options").databases({"database": {"url": "postgresql://h/shop", "tables": ["t"]}})
         mark, upstream = Bookmark(tmp_path / "changes-shop.json"), Upstream("shop", print, tell, print)

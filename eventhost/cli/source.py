@@ -157,24 +157,48 @@ def _act(name: str, verb: str, env: str | None) -> None:
 @app.command("test")
 def try_source(
     name: Name,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds",
+            "--for",
+            min=0.1,
+            metavar="SECONDS",
+            help="How long to wait for events.",
+            show_default="3, or 10 for one of type sse",
+        ),
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option("--count", "--events", "-n", min=0, help="Wait for no more than so many events; 0: only in time."),
+    ] = 0,
     reconnect: Annotated[
-        bool, typer.Option("--reconnect", help="Drop the connection in the middle, and see that it is resumed.")
+        bool,
+        typer.Option("--reconnect", help="Of type sse: drop the connection in the middle, and see that it is resumed."),
     ] = False,
-    seconds: Annotated[float, typer.Option("--for", min=0.1, metavar="SECONDS", help="For how long.")] = 10.0,
-    count: Annotated[int, typer.Option("--events", "-n", min=0, help="End after so many events; 0: only in time.")] = 0,
     as_json: JsonOption = False,
     env: EnvOption = None,
 ) -> None:
-    """Connect to an endpoint of type `sse` as configured, and print what it says and how much of each type.
+    """Try a source: its golden cases, and whether it does what a host relies on in any.
 
-    It needs no running host, and takes nothing away from one. Exit code 1 if it cannot be reached, or not again.
+    A source of type `sse` is connected to as configured; what it says is printed, and how much of each type. It needs
+    no running host, takes nothing away from one, and publishes nothing. Exit code 1 if anything failed, or if an
+    endpoint cannot be reached, or not again.
     """
     root = folder(env)
     from eventhost.cli.logs import configure_logging
-    from eventhost.cli.source_test.stream import try_stream
+    from eventhost.cli.source_test.stream import is_stream, try_stream
 
     configure_logging("critical")  # what there is to say is printed
-    if not try_stream(root, name, seconds=seconds, count=count, reconnect=reconnect, as_json=as_json):
+    if is_stream(root, name):
+        passed = try_stream(root, name, seconds=seconds or 10.0, count=count, reconnect=reconnect, as_json=as_json)
+    elif reconnect:
+        raise typer.BadParameter('only a source of type "sse" is connected to again', param_hint="--reconnect")
+    else:
+        from eventhost.cli.source_test import report
+
+        passed = report(root, name, seconds=seconds or 3.0, count=count, as_json=as_json)
+    if not passed:
         raise typer.Exit(1)
 
 

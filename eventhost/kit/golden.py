@@ -65,7 +65,7 @@ def _answer(drive: Drive, line: bytes) -> bytes:
 def _played(drive: Drive, case: Case) -> dict[str, Any]:
     async def driven() -> list[dict[str, Any]]:
         events = await drive(case, Path(case["folder"]))
-        return [event._asdict() if isinstance(event, kit_event.Event) else dict(event) for event in events]
+        return [_said(event) for event in events]
 
     try:
         return {"events": asyncio.run(driven())}
@@ -74,6 +74,13 @@ def _played(drive: Drive, case: Case) -> dict[str, Any]:
         if not isinstance(cause, ValueError | ConfigError):
             raise
         return {"error": str(cause)}
+
+
+def _said(event: Event) -> dict[str, Any]:
+    """What is left out when it is emitted is left out here."""
+    if isinstance(event, kit_event.Event):
+        return {name: value for name, value in event._asdict().items() if value is not None}
+    return dict(event)
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class Session:
         """The ids that it was told are accepted."""
         self.again: list[str] = []
         """Ids of events that came although they were accepted before."""
+        self.unnamed: list[dict[str, Any]] = []
+        """Events without an id."""
+        self.unasked: list[str] = []
+        """Answers to what was not asked."""
         self.log: list[str] = []
         """Its log messages."""
         self.lines = 0
@@ -119,19 +123,38 @@ class Session:
         self.answers.setdefault(number, [])
         try:
             with anyio.fail_after(within_s):
-                await self.send(message)
+                await self.send_line(line_of(message))
                 while not self.answers[number]:
                     if self.process.dead.is_set():
                         raise NoAnswer(f"it {self.process.describe_end()}{self.process.last_words()}")
                     await self.news()
         except TimeoutError:
-            raise NoAnswer(f"no answer within {within_s:g} s{self.process.last_words()}") from None
+            raise NoAnswer(f"no answer came within {within_s:g} s{self.process.last_words()}") from None
+        return self.answers[number][0]
+
+    async def tell(self, method: str, params: Mapping[str, Any]) -> None:
+        """Send a notification.
+
+        Raises:
+            NoAnswer: it no longer reads.
+        """
+        await self.send_line(line_of({"method": method, "params": dict(params)}))
+
+    async def send_line(self, line: bytes, within_s: float = ANSWER_S) -> None:
+        """Send bytes as they are.
+
+        Raises:
+            NoAnswer: it no longer reads.
+        """
+        try:
+            with anyio.fail_after(within_s):
+                await self.process.send(line)
+        except TimeoutError:
+            raise NoAnswer(f"it did not read its stdin for {within_s:g} s{self.process.last_words()}") from None
         except ConnectionLost:
-            await self.process.ended(1.0)
-            dead = self.process.dead.is_set()
+            dead = await self.process.ended(1.0)
             why = self.process.describe_end() if dead else "closed its stdin"
             raise NoAnswer(f"it {why}{self.process.last_words()}") from None
-        return self.answers[number][0]
 
     async def result(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What it answers, if that is a result.
@@ -260,13 +283,15 @@ class Session:
             self._take_notification(message)
 
     def _take_answer(self, message: Message, text: str) -> None:
-        number = message["id"]
+        number = message.get("id")
         if isinstance(number, int | str) and number in self.answers:
             self.answers[number].append(message)
             if len(self.answers[number]) == 2:
                 self.wrong_lines.append(f"a second answer to the same request: {short(text)}")
-        elif number is not None or "result" in message:
-            self.wrong_lines.append(f"an answer to what was not asked: {short(text)}")
+        else:
+            self.unasked.append(short(text))
+            if number is not None or "result" in message:
+                self.wrong_lines.append(f"an answer to what was not asked: {short(text)}")
 
     def _answer(self, message: Message) -> None:
         if message["method"] == "ping":
@@ -292,6 +317,8 @@ class Session:
         self.ways[way] += 1
         self.events.append(event if isinstance(event, dict) else {"type": None, "payload": event})
         event_id = event.get("id") if isinstance(event, dict) else None
+        if event_id is None:
+            self.unnamed.append(self.events[-1])
         if isinstance(event_id, str) and event_id in self.accepted:
             self.again.append(event_id)
         try:
@@ -375,7 +402,8 @@ def _wrong(message: Any) -> str:
         if not isinstance(message["method"], str):
             return "a method that is no string"
         return "" if isinstance(message.get("params", {}), dict) else "params that are no object"
-    if "id" not in message or ("result" in message) == ("error" in message):
+    # What cannot be read has no id to be answered with.
+    if ("result" in message) == ("error" in message) or ("id" not in message and "error" not in message):
         return 'neither a request, nor an answer with "id" and one of "result" and "error"'
     error = message.get("error")
     if "error" in message and not (

@@ -21,7 +21,6 @@ import msgspec
 from eventhost.cli.show import clock, print_json, printable
 from eventhost.config import ServerConfig, ServerKind, load_environment, resolve_all, variables
 from eventhost.connections import Batch, ConnectionPool, EventSourceStatus, Guardian, Received, Surroundings
-from eventhost.errors import ConfigError, EventhostError, NotFound
 from eventhost.sources.sse import SseConnection, SseManager
 
 _SHOWN_CHARACTERS: Final = 200
@@ -62,10 +61,9 @@ def try_stream(root: Path, name: str, *, seconds: float, count: int, reconnect: 
     dropped after the first events, or after half the time.
 
     Raises:
-        ConfigError, NotFound: there is no such source that can be used.
-        EventhostError: it is no plain event stream.
+        ConfigError, KeyError: there is no such source.
     """
-    server = _server(root, name)
+    server = load_environment(root).sources[name].server
     seen = Seen()
     print_event = (lambda _: None) if as_json else partial(print, flush=True)
     with suppress(KeyboardInterrupt):
@@ -77,16 +75,14 @@ def try_stream(root: Path, name: str, *, seconds: float, count: int, reconnect: 
     return seen.passed
 
 
-def _server(root: Path, name: str) -> ServerConfig:
-    config = load_environment(root)
-    if name in config.broken:
-        raise ConfigError(config.broken[name])
-    if name not in config.sources:
-        raise NotFound(f"no source is called {name!r}; there are: {', '.join(sorted(config.sources)) or 'none'}")
-    server = config.sources[name].server
-    if server.kind is not ServerKind.SSE:
-        raise EventhostError(f'{name} is not of type "sse", the only one that can be tested so')
-    return server
+def is_stream(root: Path, name: str) -> bool:
+    """Whether `name` is a plain event stream.
+
+    Raises:
+        ConfigError: the environment's configuration cannot be used.
+    """
+    source = load_environment(root).sources.get(name)
+    return source is not None and source.server.kind is ServerKind.SSE
 
 
 class _Test:

@@ -117,11 +117,10 @@ class Subject:
 
 
 @asynccontextmanager
-async def guarded(scratch: Path) -> AsyncIterator[Guardian]:
-    """A guardian of its own: what is started under it ends with this process, however it ends."""
-    guardian = Guardian(scratch / "guardian.lock")
+async def guarded(guardian: Guardian) -> AsyncIterator[None]:
+    """Until the block ends, what is started under the guardian ends with this process, however that ends."""
     await guardian.start()
     try:
-        yield guardian
+        yield
     finally:
         await guardian.aclose()
