@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from eventhost.config import load_state
 from eventhost.connections import EventSourceStatus, ServerStatus
 from eventhost.journal import JournalStatistics
 from eventhost.rules import LetterStatistics, RuleState, RuleStatistics, RuleTotals
-from eventhost.sources import SourceStatus
+from eventhost.sources import SourceStatus, UpstreamStatus
 from eventhost.web.app import create_app
 from eventhost.web.health.judgement import LONG_LAG, LOW_DISK_BYTES, Verdict, judge
 from eventhost.web.health.survey import Disk, Survey, telling
@@ -159,6 +160,11 @@ def server(status: EventSourceStatus) -> ServerStatus:
     return ServerStatus("todo", status, True, "stdio", "", [], None, None, 0, "gone", [])
 
 
+def door(**said: Any) -> SourceStatus:
+    """A source that runs."""
+    return replace(SourceStatus.broken("door", ""), status=EventSourceStatus.RUNNING, last_error=None, **said)
+
+
 def fares(**found: Any) -> Survey:
     """A survey without faults, but for what is given."""
     journal = JournalStatistics("sqlite", 1, 9, 0, **found.pop("journal", {}))
@@ -194,6 +200,18 @@ def fares(**found: Any) -> Survey:
         (fares(servers=[server(EventSourceStatus.ERROR)]), Verdict.DEGRADED, "todo is in error: gone"),
         (fares(servers=[server(EventSourceStatus.STOPPED)]), Verdict.HEALTHY, None),
         (fares(sources=[SourceStatus.broken("door", "no")]), Verdict.DEGRADED, "the source door is in error: no"),
+        (fares(sources=[door()]), Verdict.HEALTHY, None),
+        (
+            fares(sources=[door(problem="a comma")]),
+            Verdict.DEGRADED,
+            "goes on with its last good configuration: a comma",
+        ),
+        (
+            fares(sources=[door(upstreams=[UpstreamStatus("shop", "reconnecting", "no route", 0)])]),
+            Verdict.DEGRADED,
+            "the source door cannot read shop: no route",
+        ),
+        (fares(sources=[door(upstreams=[UpstreamStatus("shop", "connected", "no route", 1)])]), Verdict.HEALTHY, None),
         (fares(disk=Disk("var", LOW_DISK_BYTES - 1, 10**12)), Verdict.DEGRADED, "only 500 MB are free"),
     ],
 )

@@ -162,6 +162,7 @@ class EventMcpClient:
             log=list(self._log.lines),
             garbage=self._log.garbage,
             refused=list(self._refused),
+            problem=self.problem,
             upstreams=list(self._upstreams),
         )
 

@@ -46,6 +46,8 @@ class SourceStatus:
     """How many lines, or messages, were no JSON-RPC; the log has the newest."""
     refused: list[Refused] = field(default_factory=list)
     """The last 10 events that were rejected, oldest first: they are kept nowhere else."""
+    problem: str | None = None
+    """What is wrong with a newer configuration than the one in use."""
     upstreams: list[UpstreamStatus] = field(default_factory=list)
     """What it reads from, as far as it says so."""
 
