@@ -7,6 +7,7 @@ import re
 import tempfile
 from enum import StrEnum
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from eventhost.cli.target import SOURCES_FOLDER
@@ -44,11 +45,18 @@ def create_source(root: Path, name: str, template: Template) -> Path:
         # Dotfiles are not looked at, so that the host takes no notice before the folder has its name.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
             draft = Path(scratch, name)
-            draft.mkdir()
-            for file in files("eventhost.cli").joinpath("templates", template).iterdir():
-                text = file.read_text("utf-8").replace("@NAME@", name)
-                (draft / file.name.removesuffix(".in")).write_text(text, "utf-8")
+            _fill(draft, files("eventhost.cli").joinpath("templates", template), name)
             os.rename(draft, folder)
     except OSError as error:
         raise EventhostError(f"cannot make {folder}: {error.strerror}") from error
     return folder
+
+
+def _fill(folder: Path, template: Traversable, name: str) -> None:
+    folder.mkdir()
+    for entry in template.iterdir():
+        if entry.is_dir():
+            _fill(folder / entry.name, entry, name)
+        else:
+            text = entry.read_text("utf-8").replace("@NAME@", name)
+            (folder / entry.name.removesuffix(".in")).write_text(text, "utf-8")
