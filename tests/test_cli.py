@@ -741,8 +741,9 @@ def test_import_takes_over_servers_and_leaves_the_rest_to_the_letter(root: Path)
 def test_a_new_source_has_its_own_name_and_is_never_overwritten(root: Path) -> None:
     assert str(root / "eventsources" / "door") in ok("source", "new", "door", "--env", root)
     folder = root / "eventsources" / "door"
-    assert {path.name for path in folder.iterdir()} == {"server.py", "config.jsonc", "README.md"}
-    assert all("@NAME@" not in path.read_text() for path in folder.iterdir())
+    made = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert made.keys() == {"server.py", "config.jsonc", "README.md", "golden/first-tick.jsonc"}
+    assert all("@NAME@" not in path.read_text() for path in made.values())
     assert [path.name for path in folder.parent.iterdir()] == ["door"]
     done = run("source", "new", "door", "--env", root)
     assert done.returncode == 1
