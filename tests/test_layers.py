@@ -33,6 +33,7 @@ FLOORS = {
     "bus": 3,
     "sources": 4,
     "tools": 4,
+    "wanted": 4,
     "actions": 5,
     "announcer": 6,
     "rules": 6,

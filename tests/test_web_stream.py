@@ -23,12 +23,13 @@ from eventhost.bus import EnvEventBus, Lagged
 from eventhost.config.model import HttpConfig
 from eventhost.event import EnvEvent
 from eventhost.journal import Entry, MemoryJournal
+from eventhost.wanted import Wanted
 from eventhost.web.app import create_app
 from eventhost.web.control_socket import socket_name
 from eventhost.web.events import broadcast as room
 from eventhost.web.events.broadcast import Broadcast, Piece, Watcher
 from eventhost.web.events.stream import EventStream, sse
-from eventhost.web.events.wanted import Wanted
+from eventhost.web.events.wanted import wanted
 from eventhost.web.server import serving
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +108,7 @@ async def test_watchers_of_other_events_do_not() -> None:
 )
 async def test_type_and_match_both_decide(types: str, match: str | None, seen: list[int]) -> None:
     hall = Hall()
-    with hall.broadcast.watch(Wanted.parse(types, match)) as watcher:
+    with hall.broadcast.watch(wanted(types, match)) as watcher:
         for event_type in ("a", "b", "host.c"):
             await hall.publish(1, event_type)
         await hall.bus.aclose()
@@ -130,7 +131,7 @@ async def test_type_and_match_both_decide(types: str, match: str | None, seen: l
 )
 def test_a_bad_pattern_is_refused_with_its_place(match: str, place: str) -> None:
     with pytest.raises(HTTPException) as refused:
-        Wanted.parse("*", match)
+        wanted("*", match)
     assert refused.value.status_code == 400
     assert place in refused.value.detail
 

@@ -49,7 +49,8 @@ class Moment:
         Raises:
             ValueError: it is none of these.
         """
-        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        # What was accepted in this very millisecond lies before now.
+        now_ms = time.time_ns() // 1_000_000 + 1 if now_ms is None else now_ms
         if text == "beginning":
             return cls(seq=0)
         if text == "now":
@@ -67,6 +68,15 @@ class Moment:
                 f'{text[:80]!r} is no place in the journal; write a sequence number, "beginning", a time such as '
                 f"2026-11-20T08:00 (the machine's own, unless a zone such as Z follows), or how long ago: 7d"
             ) from None
+
+    async def after(self, journal: Events) -> int:
+        """The number of the event after which somebody goes on who was here: a number itself is behind them.
+
+        One ahead of the newest event comes from a journal that is gone: then all that there is now is new.
+        """
+        if self.seq is None:
+            return await self.before(journal)
+        return self.seq if self.seq <= journal.head else journal.first - 1
 
     async def before(self, journal: Events) -> int:
         """The number of the last event that is before it; never less than what is not held."""

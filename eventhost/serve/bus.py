@@ -35,7 +35,7 @@ from eventhost.serve.own import OwnTool, ToolAnswer, ToolFailed
 from eventhost.serve.peer import Peer
 from eventhost.serve.source_resources import SourceResources
 from eventhost.serve.subscriptions import Held, Pending, Subscriptions
-from eventhost.serve.wanted import Wanted, bounded, position
+from eventhost.serve.wanted import bounded, position, wanted
 
 if TYPE_CHECKING:
     from eventhost.serve.face import McpFace
@@ -152,7 +152,7 @@ class BusTools:
     # Out
 
     async def _subscribe(self, asked: SubscribeEvent, peer: Peer) -> ToolAnswer:
-        wanted = Wanted.parse(asked.event_type, asked.match, asked.host)
+        events = wanted(asked.event_type, asked.match)
         can_push = peer.notify is not None
         if asked.delivery == "push" and not can_push:
             raise ToolFailed(
@@ -160,12 +160,12 @@ class BusTools:
             )
         push = can_push and asked.delivery != "poll"
         after = await position(self._environment.bus.journal, asked.after)
-        held = self.subscriptions.add(peer, wanted, after, push=push)
+        held = self.subscriptions.add(peer, events, after, push=push, by=asked.host)
         if push:
             self.subscriptions.push(held, self._face.tasks, self._environment.host_id)
         return {
             "subscriptionId": held.id,
-            "eventType": list(wanted.globs),
+            "eventType": list(events.globs),
             "delivery": "push" if push else "poll",
             "cursor": after,
             "host": self._environment.host_id,

@@ -17,7 +17,8 @@ from eventhost.bus import Lagged, Subscription
 from eventhost.journal import Entry
 from eventhost.serve.own import ToolFailed
 from eventhost.serve.peer import Peer
-from eventhost.serve.wanted import Wanted
+from eventhost.serve.wanted import wanted as parsed
+from eventhost.wanted import Wanted
 
 if TYPE_CHECKING:
     from eventhost.serve.face import McpFace
@@ -62,11 +63,11 @@ def wanted(match: str | None) -> Wanted:
         ToolFailed: it is neither.
     """
     if match is None or not match.lstrip().startswith("{"):
-        return Wanted.parse(match or "*")
+        return parsed(match or "*")
     try:
         pattern = msgspec.json.decode(match)
         # Who names types may mean the host's own; otherwise they are left out here, too.
-        return Wanted.parse("*,host.*" if "type" in pattern else "*", pattern)
+        return parsed("*,host.*" if "type" in pattern else "*", pattern)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ToolFailed(f'match: not JSON: {error}; write globs, or a pattern such as {{"type": ["a"]}}') from None
 

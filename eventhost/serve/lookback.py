@@ -14,7 +14,7 @@ from eventhost.journal import Entry, Journal
 from eventhost.journal.moment import Moment
 from eventhost.journal.search import backwards
 from eventhost.serve.own import ToolFailed
-from eventhost.serve.wanted import MAX_ANSWER_BYTES, Wanted, for_people
+from eventhost.serve.wanted import MAX_ANSWER_BYTES, for_people, wanted
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
@@ -59,7 +59,7 @@ class Lookback:
             ToolFailed: the query says something that cannot be.
         """
         journal = self._environment.bus.journal
-        select = Wanted.parse(query.types, query.match).select()
+        select = wanted(query.types, query.match).select()
         after, upto = await _span(journal, query)
         needle = query.text.casefold() if query.text else None
         found: list[dict[str, Any]] = []
@@ -152,13 +152,12 @@ class Lookback:
 async def _span(journal: Journal, query: Query) -> tuple[int, int]:
     """After which number, and up to which."""
     after, upto = journal.first - 1, journal.head
-    now_ms = time.time_ns() // 1_000_000 + 1
     try:
         if query.since is not None:
-            moment = Moment.parse(str(query.since), now_ms)
+            moment = Moment.parse(str(query.since))
             after = moment.seq - 1 if moment.seq is not None else await moment.before(journal)
         if query.until is not None:
-            upto = await Moment.parse(str(query.until), now_ms).upto(journal)
+            upto = await Moment.parse(str(query.until)).upto(journal)
     except ValueError as error:
         raise ToolFailed(f"from, to: {error}; write a sequence number, an ISO 8601 time, or 10m, 2h, 7d") from None
     if query.before is not None:

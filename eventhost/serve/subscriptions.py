@@ -19,7 +19,8 @@ from eventhost.bus import EnvEventBus, Lagged, Subscription
 from eventhost.journal import Entry
 from eventhost.serve.own import ToolFailed
 from eventhost.serve.peer import Notify, Peer
-from eventhost.serve.wanted import MAX_ANSWER_BYTES, Wanted, for_host
+from eventhost.serve.wanted import MAX_ANSWER_BYTES, for_host, not_by
+from eventhost.wanted import Wanted
 from eventhost.wire import EMITTED
 
 log = structlog.get_logger()
@@ -35,15 +36,15 @@ _SEARCH_S: Final = 2.0
 
 
 class Held:
-    """One subscription."""
+    """One subscription; if it is of another host, `by`, what came by that one is left out."""
 
-    def __init__(self, peer: Peer, wanted: Wanted, position: int, *, push: bool, used_at: float) -> None:
+    def __init__(self, peer: Peer, wanted: Wanted, position: int, *, push: bool, used_at: float, by: str = "") -> None:
         self.id = f"sub_{secrets.token_urlsafe(18)}"
         self.owner = (peer.caller.how, peer.caller.name)
         self.peer = peer if peer.notify is not None else None
         """The session that it belongs to, and ends with."""
         self.wanted, self.position, self.push, self.used_at = wanted, position, push, used_at
-        self.select = wanted.select()
+        self.select = not_by(by, wanted.select()) if by else wanted.select()
         self._scope = anyio.CancelScope()
         self._close: Callable[[], None] = lambda: None
 
@@ -76,8 +77,8 @@ class Subscriptions:
         self._bus, self._monotonic = bus, monotonic
         self._held: dict[str, Held] = {}
 
-    def add(self, peer: Peer, wanted: Wanted, position: int, *, push: bool) -> Held:
-        """Take one in.
+    def add(self, peer: Peer, wanted: Wanted, position: int, *, push: bool, by: str = "") -> Held:
+        """Take one in; see `Held`.
 
         Raises:
             ToolFailed: there are too many.
@@ -85,7 +86,7 @@ class Subscriptions:
         now = self._monotonic()
         for one in [one for one in self._held.values() if one.peer is None and now - one.used_at > IDLE_S]:
             del self._held[one.id]
-        held = Held(peer, wanted, position, push=push, used_at=now)
+        held = Held(peer, wanted, position, push=push, used_at=now, by=by)
         of_one = sum(one.owner == held.owner and one.peer is held.peer for one in self._held.values())
         if of_one >= MOST_OF_ONE or len(self._held) >= MOST:
             count, of_whom = (of_one, "of yours") if of_one >= MOST_OF_ONE else (MOST, "of all clients")

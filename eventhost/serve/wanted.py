@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from eventhost.actions.agent.fence import written
 from eventhost.actions.caused import hops_of
-from eventhost.bus import Lagged, selector
+from eventhost.bus import Lagged
 from eventhost.journal import Entry, Journal
 from eventhost.journal.moment import Moment
-from eventhost.pattern import Pattern, PatternError
+from eventhost.pattern import PatternError
 from eventhost.relay import LAGGED, Relay, handed_on
 from eventhost.serve.own import ToolFailed
+from eventhost.wanted import Select, Wanted
 
 MAX_ANSWER_BYTES: Final = 262_144
 """An answer that would be longer holds fewer events than were asked for, or of one event less than all."""
@@ -27,45 +27,25 @@ _MOST_GLOBS: Final = 100
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Events whose type fits one of `globs`, with which the pattern `match` agrees, and that did not come by `host`."""
+def wanted(types: str | Sequence[str], match: Any = None) -> Wanted:
+    """Globs, as a list or separated by commas; an event pattern, or None.
 
-    globs: tuple[str, ...] = ("*",)
-    match: Any = None
-    host: str = ""
+    Raises:
+        ToolFailed: the pattern is none, and where; or there are no globs, or too many.
+    """
+    try:
+        asked = Wanted.parse(types, match)
+    except PatternError as error:
+        raise ToolFailed(f"match: {error}") from None
+    if not 0 < len(asked.globs) <= _MOST_GLOBS:
+        number = len(asked.globs)
+        raise ToolFailed(f'eventType: 1 to {_MOST_GLOBS} globs are needed, got {number}; write "door.*" or "*"')
+    return asked
 
-    @classmethod
-    def parse(cls, types: str | Sequence[str], match: Any = None, host: str = "") -> Wanted:
-        """Globs, as a list or separated by commas; an event pattern, or None.
 
-        Raises:
-            ToolFailed: the pattern is none, and where.
-        """
-        listed = types.split(",") if isinstance(types, str) else types
-        globs = tuple(dict.fromkeys(glob.strip() for glob in listed if glob.strip()))
-        if not globs or len(globs) > _MOST_GLOBS:
-            raise ToolFailed(f'eventType: 1 to {_MOST_GLOBS} globs are needed, got {len(globs)}; write "door.*" or "*"')
-        if match is not None:
-            try:
-                Pattern.parse(match, strict=False)
-            except PatternError as error:
-                raise ToolFailed(f"match: {error}") from None
-        return cls(globs, match, host)
-
-    def __str__(self) -> str:
-        types = ",".join(self.globs)
-        return types if self.match is None else f"{types} {_encode(self.match).decode()}"
-
-    def select(self) -> Callable[[Sequence[Entry]], list[Entry]]:
-        """What picks those that are wanted, in order."""
-        select = selector(self.globs)
-        if self.match is not None:
-            matches, by_type = Pattern.parse(self.match, strict=False).matches, select
-            select = lambda entries: [entry for entry in by_type(entries) if matches(entry.event)]  # noqa: E731
-        if not self.host:
-            return select
-        return lambda entries: [entry for entry in select(entries) if not _came_by(self.host, entry)]
+def not_by(host: str, select: Select) -> Select:
+    """What `select` picks, but for the events that came by `host`."""
+    return lambda entries: [entry for entry in select(entries) if not _came_by(host, entry)]
 
 
 def _came_by(host: str, entry: Entry) -> bool:
@@ -122,12 +102,7 @@ async def position(journal: Journal, after: int | str | None) -> int:
     """
     if after is None:
         return journal.head
-    if isinstance(after, str):
-        try:
-            moment = Moment.parse(after, time.time_ns() // 1_000_000 + 1)
-            if moment.seq is None:
-                return await moment.before(journal)
-            after = moment.seq
-        except ValueError as error:
-            raise ToolFailed(f"after: {error}") from None
-    return after if after <= journal.head else journal.first - 1
+    try:
+        return await Moment.parse(str(after)).after(journal)
+    except ValueError as error:
+        raise ToolFailed(f"after: {error}") from None

@@ -16,6 +16,7 @@ from eventhost.event import MAX_ID_LENGTH, MAX_TIMESTAMP, MAX_TYPE_LENGTH, EnvEv
 from eventhost.exchange.http import BATCHED, STRUCTURED
 from eventhost.journal import Journal
 from eventhost.journal.search import Ambiguous, find
+from eventhost.wanted import Wanted
 from eventhost.web.access.guard import over_control_socket
 from eventhost.web.answers import ErrorCode, error_answer, json_answer
 from eventhost.web.api.explained import Explained
@@ -25,7 +26,7 @@ from eventhost.web.events.history import MAX_EVENTS, Page, following, newest, po
 from eventhost.web.events.idempotency import MAX_KEY_LENGTH
 from eventhost.web.events.publishing import MAX_BATCH, Publisher, read_events
 from eventhost.web.events.stream import EventStream, event_json
-from eventhost.web.events.wanted import Wanted
+from eventhost.web.events.wanted import wanted
 
 if TYPE_CHECKING:
     from eventhost.environment import ServerEnvironment
@@ -151,9 +152,9 @@ class Events:
     )
     async def all(self, request: Request, query: EventsWanted) -> Response | ASGIApp:
         """Events of the past, newest last; live ones for whoever accepts an event stream."""
-        wanted = Wanted.parse(query.type, query.match)
+        asked = wanted(query.type, query.match)
         if "text/event-stream" in request.headers.get("accept", "") and request.method == "GET":
-            return await self._live(wanted, request.headers.get("last-event-id") or query.since)
+            return await self._live(asked, request.headers.get("last-event-id") or query.since)
         journal = self._environment.bus.journal
         if query.since is not None and query.from_ is not None:
             raise HTTPException(400, "since and from: give one of them; since is what comes after, from is inclusive")
@@ -166,15 +167,15 @@ class Events:
         elif query.since is not None:
             after = await _position(journal, query.since)
         if after is None:
-            page = await newest(journal, wanted.select(), query.limit, upto)
+            page = await newest(journal, asked.select(), query.limit, upto)
         else:
-            page = await following(journal, wanted.select(), query.limit, after, upto)
+            page = await following(journal, asked.select(), query.limit, after, upto)
         return _paged(page)
 
-    async def _live(self, wanted: Wanted, since: str | None) -> ASGIApp:
+    async def _live(self, asked: Wanted, since: str | None) -> ASGIApp:
         http = self._environment.config.http
         after = None if since is None else await _position(self._environment.bus.journal, since)
-        return EventStream(self._broadcast.watch(wanted, after), self._open_streams, http.connection_timeout_s)
+        return EventStream(self._broadcast.watch(asked, after), self._open_streams, http.connection_timeout_s)
 
     @post(
         "/events",

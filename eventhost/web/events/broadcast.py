@@ -29,7 +29,7 @@ import anyio.lowlevel
 
 from eventhost.bus import EnvEventBus, Lagged, Subscription
 from eventhost.journal import Entry
-from eventhost.web.events.wanted import Wanted
+from eventhost.wanted import Wanted
 
 T = TypeVar("T")
 

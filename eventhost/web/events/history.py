@@ -12,8 +12,8 @@ import anyio.lowlevel
 from eventhost.journal import Journal
 from eventhost.journal.moment import Moment
 from eventhost.journal.search import backwards
+from eventhost.wanted import Select
 from eventhost.web.events.stream import event_json
-from eventhost.web.events.wanted import Select
 
 MAX_EVENTS: Final = 10_000
 MAX_ANSWER_BYTES: Final = 33_554_432
@@ -86,10 +86,7 @@ async def position(journal: Journal, since: str) -> int:
     Raises:
         ValueError: `since` is none of these.
     """
-    moment = Moment.parse(since, _now_ms())
-    if moment.seq is not None:
-        return moment.seq if moment.seq <= journal.head else journal.first - 1
-    return await moment.before(journal)
+    return await Moment.parse(since).after(journal)
 
 
 async def span(journal: Journal, begin: str | None, end: str | None) -> tuple[int | None, int | None]:
@@ -100,13 +97,8 @@ async def span(journal: Journal, begin: str | None, end: str | None) -> tuple[in
     """
     after = upto = None
     if begin is not None:
-        moment = Moment.parse(begin, _now_ms())
+        moment = Moment.parse(begin)
         after = await moment.before(journal) if moment.seq is None else max(0, min(moment.seq - 1, journal.head))
     if end is not None:
-        upto = await Moment.parse(end, _now_ms()).upto(journal)
+        upto = await Moment.parse(end).upto(journal)
     return after, upto
-
-
-def _now_ms() -> int:
-    # What was accepted in this very millisecond lies before it.
-    return time.time_ns() // 1_000_000 + 1

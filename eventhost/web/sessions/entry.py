@@ -18,7 +18,7 @@ from eventhost.web.access.caller import caller_of
 from eventhost.web.answers import ErrorCode, error_answer
 from eventhost.web.events.broadcast import Broadcast
 from eventhost.web.events.history import position
-from eventhost.web.events.wanted import Wanted
+from eventhost.web.events.wanted import wanted as parsed
 from eventhost.web.sessions.feed import Feed, Place
 from eventhost.web.sessions.registry import ClientInfo, Session, Sessions
 from eventhost.web.sessions.stream import SessionStream
@@ -94,7 +94,7 @@ class SessionEntry:
     async def _enter(
         self, asked: HTTPConnection, session_id: str | None, wanted: EventsOfSession
     ) -> tuple[Session, Feed]:
-        events = Wanted.parse(wanted.type, wanted.match)
+        events = parsed(wanted.type, wanted.match)
         place = Place.parse(wanted.since) if wanted.since else None
         after: int | None = None
         if wanted.since:

@@ -14,10 +14,10 @@ import anyio
 import msgspec
 
 from eventhost.bus import Lagged
+from eventhost.wanted import Wanted
 from eventhost.web.answers import now
 from eventhost.web.events.broadcast import Broadcast, Item, Piece
 from eventhost.web.events.stream import event_json
-from eventhost.web.events.wanted import Wanted
 from eventhost.web.sessions.registry import Line, Session
 
 RESERVED: Final = frozenset({"", "message", "connected", "heartbeat", "lagged", "closed", "error", "open"})
