@@ -103,7 +103,13 @@ class Table:
     @property
     def is_new(self) -> bool:
         """Whether no look has come to its end yet."""
-        return "form" not in self._notes
+        return "looked" not in self._notes
+
+    @property
+    def form(self) -> str | None:
+        """The form of what was told, or is being told; None before the first time."""
+        form: str | None = self._notes.get("form")
+        return form
 
     @property
     def note(self) -> Any:
@@ -132,7 +138,7 @@ class Table:
         Raises:
             Misshapen: what was a list is none any more, or the other way round; nothing is told.
         """
-        self.expect(found.form)
+        await asyncio.to_thread(self.expect, found.form)
         await self.resume(tell)
         batches = self.look(found.items, silent=silent, deletions=remember is None)
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
@@ -142,15 +148,18 @@ class Table:
         await asyncio.to_thread(self.looked, found, note, remember)
 
     def expect(self, form: str) -> None:
-        """Take note that an answer has this form.
+        """Take note that the answer has this form.
 
         Raises:
             Misshapen: it had another one at the last look.
         """
-        before = self._notes.get("form", form)
-        if before != form:
+        if self.form == form:
+            return
+        if not self.is_new:
             mend = f"if it is to stay so, remove {self.file}, or set `items`"
-            raise Misshapen(f"the answer was a {before}, and now is a {form}; {mend}")
+            raise Misshapen(f"the answer was a {self.form}, and now is a {form}; {mend}")
+        with self._transaction():
+            self._set(form=form)
 
     def look(
         self, items: Sequence[Item], *, silent: bool = False, deletions: bool = True
@@ -180,8 +189,8 @@ class Table:
                 oldest = self._database.execute("SELECT key FROM item ORDER BY at")
                 forgotten = list(islice(((key,) for (key,) in oldest if key not in there), surplus))
                 self._database.executemany("DELETE FROM item WHERE key = ?", forgotten)
-            if (found.form, note) != (self._notes.get("form"), self.note):
-                self._set(form=found.form, note=note)
+            if self.is_new or note != self.note:
+                self._set(looked=True, note=note)
 
     def knows_any(self, items: Sequence[Item]) -> bool:
         """Whether one of these was among what was told."""
