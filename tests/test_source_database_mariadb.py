@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 from hosting import until
 from servers.mariadb import MariaDb, mariadb
-from source_process import Event, source_process
-
-SOURCE = Path(__file__).parents[1] / "eventsources" / "database"
+from shop import Shop, rows
+from source_process import Event
 
 pytestmark = pytest.mark.anyio
 
 aside = anyio.to_thread.run_sync
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +23,12 @@ def server() -> Iterator[MariaDb]:
         yield running
 
 
-class Shop:
-    """A database with a table `orders`, and what the source is told of it."""
-
-    def __init__(self, server: MariaDb, folder: Path) -> None:
-        self.server = server
-        self.name = f"shop{next(_numbers)}"
-        self.state = folder / "state"
-        server.sql(f"CREATE DATABASE {self.name}")
-        self.sql("CREATE TABLE orders (id int PRIMARY KEY, note text)")
-
-    def sql(self, *statements: str) -> list[dict[str, Any]]:
-        return self.server.sql(*statements, database=self.name)
-
-    def source(self, **more: Any) -> Any:
-        database = {"url": self.server.url(self.name), "tables": ["orders"], **more}
-        return source_process(SOURCE, {"database": database}, self.state)
-
-
 @pytest.fixture
 def shop(server: MariaDb, tmp_path: Path) -> Shop:
     return Shop(server, tmp_path)
 
 
 POSITIONS = pytest.mark.parametrize("position", ["gtid", "file"])
-
-
-def rows(events: Any) -> list[Any]:
-    return [(event["payload"]["operation"], event["payload"]["old"], event["payload"]["new"]) for event in events]
 
 
 async def test_rows_that_come_change_and_go_are_told_with_where_they_stand(shop: Shop) -> None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 from servers.postgres import Postgres, postgres
+from shop import SOURCE, Shop, rows
 from source_process import Event, SourceProcess, source_process
-
-SOURCE = Path(__file__).parents[1] / "eventsources" / "database"
 
 pytestmark = pytest.mark.anyio
 
 aside = anyio.to_thread.run_sync
 """A server that is stopped waits until the source has been told all, so the host of this test must go on meanwhile."""
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +27,8 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
-class Shop:
-    """A database with a table `orders`, and what the source is told of it."""
-
-    def __init__(self, server: Postgres, folder: Path) -> None:
-        self.server = server
-        self.name = f"shop{next(_numbers)}"
-        self.state = folder / "state"
-        server.sql(f"CREATE DATABASE {self.name}")
-        self.sql("CREATE TABLE orders (id int PRIMARY KEY, note text)")
-
-    def sql(self, *statements: str) -> list[dict[str, Any]]:
-        return self.server.sql(*statements, database=self.name)
-
-    def config(self, **more: Any) -> dict[str, Any]:
-        return {"database": {"url": self.server.url(self.name), "tables": ["orders"], **more}}
-
-    def source(self, **more: Any) -> Any:
-        return source_process(SOURCE, self.config(**more), self.state)
+class PostgresShop(Shop):
+    """A shop whose changes are read from a slot."""
 
     @property
     def confirmed(self) -> str:
@@ -61,20 +40,15 @@ class Shop:
 
 
 @pytest.fixture
-def shop(server: Postgres, tmp_path: Path) -> Shop:
-    return Shop(server, tmp_path)
-
-
-def rows(events: list[Event] | tuple[Event, ...] | Any) -> list[Any]:
-    """What happened, in short."""
-    return [(event["payload"]["operation"], event["payload"]["old"], event["payload"]["new"]) for event in events]
+def shop(server: Postgres, tmp_path: Path) -> PostgresShop:
+    return PostgresShop(server, tmp_path)
 
 
 def gaps(source: SourceProcess) -> list[Event]:
     return [event for event in source.events if event["type"] == "database.gap"]
 
 
-async def test_rows_that_come_change_and_go_are_told_with_where_they_stand(shop: Shop) -> None:
+async def test_rows_that_come_change_and_go_are_told_with_where_they_stand(shop: PostgresShop) -> None:
     async with shop.source() as source:
         await source.logged("connected")
         shop.sql(
@@ -105,7 +79,7 @@ async def test_rows_that_come_change_and_go_are_told_with_where_they_stand(shop:
     assert len({event["id"] for event in events}) == 6
 
 
-async def test_values_are_exact_in_json_or_texts(shop: Shop) -> None:
+async def test_values_are_exact_in_json_or_texts(shop: PostgresShop) -> None:
     columns = {
         "numeric": ("'1.50'", "1.50"),
         "float8": ("'NaN'", "NaN"),
@@ -159,7 +133,7 @@ async def test_old_rows_are_whole_with_replica_identity_full_and_large_values_th
     assert "unchanged" not in whole["payload"]
 
 
-async def test_a_table_that_is_altered_meanwhile_is_told_as_it_is_from_then_on(shop: Shop) -> None:
+async def test_a_table_that_is_altered_meanwhile_is_told_as_it_is_from_then_on(shop: PostgresShop) -> None:
     async with shop.source(tables=["*"]) as source:
         await source.logged("connected")
         shop.sql(
@@ -180,7 +154,7 @@ async def test_a_table_that_is_altered_meanwhile_is_told_as_it_is_from_then_on(s
     ]
 
 
-async def test_nothing_is_lost_or_told_out_of_order_when_the_server_stops_and_starts(shop: Shop) -> None:
+async def test_nothing_is_lost_or_told_out_of_order_when_the_server_stops_and_starts(shop: PostgresShop) -> None:
     insert = "INSERT INTO orders SELECT generate_series({}, {}), 'x'"
     async with shop.source() as source:
         await source.logged("connected")
@@ -200,7 +174,7 @@ async def test_nothing_is_lost_or_told_out_of_order_when_the_server_stops_and_st
     assert not gaps(source)
 
 
-async def test_a_source_that_is_killed_loses_nothing_and_what_it_repeats_is_the_same(shop: Shop) -> None:
+async def test_a_source_that_is_killed_loses_nothing_and_what_it_repeats_is_the_same(shop: PostgresShop) -> None:
     accepted: dict[str, Event] = {}
 
     def first_300(event: Event) -> bool:
@@ -225,7 +199,7 @@ async def test_a_source_that_is_killed_loses_nothing_and_what_it_repeats_is_the_
     assert not gaps(source)
 
 
-async def test_the_server_is_told_only_what_the_host_has_accepted(shop: Shop) -> None:
+async def test_the_server_is_told_only_what_the_host_has_accepted(shop: PostgresShop) -> None:
     async with shop.source() as source:
         await source.logged("connected")
         before = shop.confirmed
@@ -251,7 +225,7 @@ def _number(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
-async def test_a_slot_that_was_dropped_is_made_anew_and_the_gap_is_told_with_its_bounds(shop: Shop) -> None:
+async def test_a_slot_that_was_dropped_is_made_anew_and_the_gap_is_told_with_its_bounds(shop: PostgresShop) -> None:
     async with shop.source() as source:
         await source.logged("connected")
         shop.sql("INSERT INTO orders VALUES (1, 'a')")
@@ -270,7 +244,7 @@ async def test_a_slot_that_was_dropped_is_made_anew_and_the_gap_is_told_with_its
     assert following["payload"]["new"] == {"id": 3, "note": "b"}
 
 
-async def test_a_slot_that_another_has_made_or_moved_is_a_gap(shop: Shop) -> None:
+async def test_a_slot_that_another_has_made_or_moved_is_a_gap(shop: PostgresShop) -> None:
     async with shop.source() as source:
         await source.logged("connected")
     name = f"eventhost_{shop.name}"
@@ -290,7 +264,7 @@ async def test_a_slot_that_another_has_made_or_moved_is_a_gap(shop: Shop) -> Non
 
 
 @pytest.mark.parametrize("note", [{"lsn": "FFFF/0"}, {"system": "1"}], ids=["an older copy", "another server"])
-async def test_a_server_that_is_not_what_it_was_is_a_gap(shop: Shop, note: dict[str, str]) -> None:
+async def test_a_server_that_is_not_what_it_was_is_a_gap(shop: PostgresShop, note: dict[str, str]) -> None:
     async with shop.source() as source:
         await source.logged("connected")
         await source.end()
@@ -305,7 +279,7 @@ async def test_a_server_that_is_not_what_it_was_is_a_gap(shop: Shop, note: dict[
     assert _number(json.loads(bookmark.read_text())["lsn"]) < _number("FFFF/0")
 
 
-async def test_a_log_that_the_server_has_removed_is_a_gap(shop: Shop) -> None:
+async def test_a_log_that_the_server_has_removed_is_a_gap(shop: PostgresShop) -> None:
     async with shop.source() as source:
         await source.logged("connected")
     shop.sql("INSERT INTO orders VALUES (1, 'lost')")
@@ -328,7 +302,7 @@ async def test_a_log_that_the_server_has_removed_is_a_gap(shop: Shop) -> None:
         await aside(shop.server.start)
 
 
-async def test_notifications_are_told_by_channel_and_what_was_missed_is_a_gap(shop: Shop) -> None:
+async def test_notifications_are_told_by_channel_and_what_was_missed_is_a_gap(shop: PostgresShop) -> None:
     channels = {"orders": "orders.told", "Other one": None}
     config = {"url": shop.server.url(shop.name), "channels": channels, "name": "front"}
     async with source_process(SOURCE, {"databases": [config]}, shop.state) as source:
@@ -359,7 +333,7 @@ async def test_notifications_are_told_by_channel_and_what_was_missed_is_a_gap(sh
     assert again["payload"]["after"]["time"] >= gap["payload"]["until"]["time"]
 
 
-async def test_the_sql_that_it_prints_makes_all_that_it_needs(shop: Shop) -> None:
+async def test_the_sql_that_it_prints_makes_all_that_it_needs(shop: PostgresShop) -> None:
     user = f"reader_{shop.name}"
     shop.sql(f"CREATE ROLE {user} LOGIN")
     url = shop.server.url(shop.name, user)
@@ -399,7 +373,7 @@ async def test_a_server_that_writes_no_logical_log_is_told_with_the_mend(tmp_pat
         server.remove()
 
 
-async def test_one_database_that_is_away_does_not_keep_another_from_being_told(shop: Shop) -> None:
+async def test_one_database_that_is_away_does_not_keep_another_from_being_told(shop: PostgresShop) -> None:
     away = {"name": "away", "url": "postgresql://nobody@127.0.0.1:1/none", "tables": ["*"]}
     config = {"databases": [away, shop.config()["database"]]}
     async with source_process(SOURCE, config, shop.state) as source:
