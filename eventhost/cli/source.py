@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -77,9 +78,12 @@ def _print(status: Mapping[str, Any], as_json: bool) -> None:
         "last_event_at": ("last event", clock),
     }
     rows = []
-    for key, value in status.items():
-        label, spell = readable.get(key, (key.replace("_", " "), lambda value: "" if value is None else value))
-        if key not in ("log", "refused", "upstreams"):
+    told_otherwise = ("log", "refused", "upstreams", "definition")
+    definition = status.get("definition") or {}
+    defined = {key: value for key, value in definition.items() if value not in (None, "", [], {})}
+    for key, value in [*status.items(), *defined.items()]:
+        label, spell = readable.get(key, (key.replace("_", " "), _spelled))
+        if key not in told_otherwise:
             rows.append((label, spell(value)))
     print_rows(("", ""), rows)
     for upstream in status["upstreams"]:
@@ -90,6 +94,14 @@ def _print(status: Mapping[str, Any], as_json: bool) -> None:
         print(f"rejected {clock(refused['at_ms'])}: {printable(refused['reason'])}")
         if refused["said"]:
             print(f"    {printable(refused['said'])}")
+
+
+def _spelled(value: Any) -> object:
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "" if value is None else value
 
 
 @app.command()
