@@ -204,7 +204,7 @@ def fares(**found: Any) -> Survey:
         (
             fares(sources=[door(problem="a comma")]),
             Verdict.DEGRADED,
-            "goes on with its last good configuration: a comma",
+            "door cannot use its newer configuration: a comma",
         ),
         (
             fares(sources=[door(upstreams=[UpstreamStatus("shop", "reconnecting", "no route", 0)])]),

@@ -51,7 +51,7 @@ def _partial(found: Survey) -> Iterator[str]:
         if source.status in _TROUBLED:
             yield f"the source {source.name} is in {source.status}{_because(source.last_error)}"
         if source.problem is not None:
-            yield f"the source {source.name} goes on with its last good configuration: {source.problem}"
+            yield f"the source {source.name} cannot use its newer configuration: {source.problem}"
         for upstream in source.upstreams:
             if upstream.is_away:
                 yield f"the source {source.name} cannot read {upstream.name}{_because(upstream.last_error)}"
