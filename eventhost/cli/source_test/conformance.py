@@ -10,14 +10,14 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import anyio
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from eventhost.cli.source_test.check import Check, failed, ok, skipped
+from eventhost.cli.source_test.check import Check, Outcome, failed, ok, skipped
 from eventhost.cli.source_test.process import LINGER_S
 from eventhost.cli.source_test.session import ANSWER_S, NoAnswer, Session, line_of, short, talking
 from eventhost.cli.source_test.subject import Found, Subject
@@ -89,36 +89,41 @@ class Conformance:
     async def __aexit__(self, *raised: Any) -> None:
         await self._running.__aexit__(*raised)
 
-    async def run(self) -> None:
-        """Make all checks."""
+    async def run(self, only: Collection[str] = CHECKS) -> None:
+        """Make these checks, and the handshake, without which there is none."""
         try:
             session = await self._start()
             handshake = await self._handshake(session)
         except (SpawnError, ConfigError) as error:
             handshake = failed("handshake", f"it cannot be started: {error}")
         self._tell(handshake)
-        if handshake.outcome != "ok":
-            await self._end()
-            for name in CHECKS[1:-1]:
+        makers = {
+            "tools": self._tools,
+            "resources": self._resources,
+            "unknown method": self._unknown_method,
+            "unknown notification": self._unknown_notification,
+            "events": self._events,
+            "acknowledgement": self._acknowledgement,
+            "garbage": self._garbage,
+            "slow reader": self._slow_reader,
+            "stdin end": self._stdin_end,
+            "stdin end inside a line": self._stdin_end_inside_a_line,
+            "stdin end before initialize": self._stdin_end_before_initialize,
+            "killed": self._killed,
+        }
+        for name, make in makers.items():
+            if name not in only:
+                continue
+            if handshake.outcome is Outcome.OK:
+                check = await make()
+                if check.outcome is Outcome.FAILED and self._session and self._session.process.dead.is_set():
+                    await self._end()  # that it has ended has been told
+                self._tell(check)
+            else:
                 self._tell(skipped(name, "without a handshake there is nobody to ask"))
-        else:
-            for check in (
-                self._tools,
-                self._resources,
-                self._unknown_method,
-                self._unknown_notification,
-                self._events,
-                self._acknowledgement,
-                self._garbage,
-                self._slow_reader,
-                self._stdin_end,
-                self._stdin_end_inside_a_line,
-                self._stdin_end_before_initialize,
-                self._killed,
-            ):
-                self._tell(await check())
-            await self._end()
-        self._tell(self._stdout())
+        await self._end()
+        if "stdout" in only:
+            self._tell(self._stdout())
 
     # Processes, one at a time.
 
@@ -137,13 +142,15 @@ class Conformance:
             self._session = None
 
     async def _ready(self, *, anew: bool = False) -> Session:
-        """A session that is initialized; another one if the last has ended, or does not answer.
+        """A session that is initialized: the last one, or another if there is none.
 
         Raises:
-            NoAnswer: it does not come up any more.
+            NoAnswer: the last one has ended by itself since, or it does not come up any more.
         """
         session = self._session
-        if not anew and session is not None and not session.process.dead.is_set():
+        if not anew and session is not None:
+            if session.process.dead.is_set():
+                raise NoAnswer(f"before that it {session.process.describe_end()}{session.process.last_words()}")
             return session
         session = await self._start()
         answer = await session.handshake(self._timings.init_timeout_s)
@@ -260,7 +267,7 @@ class Conformance:
             end = f"{session.process.describe_end()}{session.process.last_words()}"
             return failed(name, f"expected that it lives on; after {len(session.events)} events it {end}")
         if wrong := _wrong_events(session):
-            return failed(name, f"{len(wrong)} things are wrong with {len(session.events)} events", shown(wrong))
+            return failed(name, f"not all of {len(session.events)} events are as they should be", shown(wrong))
         types = Counter(str(event.get("type")) for event in session.events)
         said = ", ".join(f"{count} {kind}" for kind, count in types.most_common(_MOST_SHOWN))
         return ok(name, f"{said}; by {', '.join(session.ways)}", _advice(session.events))
@@ -337,6 +344,8 @@ class Conformance:
             wrong.append(f"it {session.process.describe_end()}{session.process.last_words()}")
         if answered[0]:
             wrong.append(f"{answered[0]} pings were not answered")
+            if session.unfinished:
+                wrong.append(f"the last line has no end: {short(session.unfinished)}")
         if wrong:
             await self._end()
             return failed(name, f"expected one answer to each of {PINGS} pings; {mend}", shown(wrong))
@@ -483,9 +492,7 @@ def _wrong_events(session: Session) -> list[str]:
         if event.get("id") is not None:
             content = json.dumps(event, sort_keys=True)
             if seen.setdefault(normal.id, content) != content:
-                wrong.append(
-                    f"id {short(normal.id)}: expected an id for each event; it came with another: {short(event)}"
-                )
+                wrong.append(f"id: expected another for each event; this one's was used before: {short(event)}")
     return wrong
 
 

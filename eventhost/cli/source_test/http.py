@@ -148,7 +148,7 @@ class HttpConformance:
             after_s = time.monotonic() - began
             return failed(name, f"expected that it stays connected; after {after_s:.1f} s: {link.reason}")
         if self._wrong:
-            return failed(name, f"{len(self._wrong)} things are wrong with its events", shown(self._wrong))
+            return failed(name, "not all of its events are as they should be", shown(self._wrong))
         if not self._events:
             alone = "" if self._own else "; what waits for a host that polls or acknowledges is left to it"
             return skipped(name, f"none came within {self._seconds:g} s{alone}; wait longer with --seconds")

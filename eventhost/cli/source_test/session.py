@@ -363,19 +363,21 @@ async def talking(subject: Subject, grace_s: float | None = None) -> AsyncIterat
         SpawnError, ConfigError: it cannot be started as it is configured.
     """
     session = Session(subject)
-    async with subject.started(session.feed, grace_s) as process:
-        session.process, process.on_stderr = process, session.notice
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.keep_saying)
+    try:
+        async with subject.started(session.feed, grace_s) as process:
+            session.process, process.on_stderr = process, session.notice
             raised: Exception | None = None
-            try:
-                yield session
-            except Exception as error:
-                raised = error
-            tasks.cancel_scope.cancel()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.keep_saying)
+                try:
+                    yield session
+                except Exception as error:
+                    raised = error  # not to be wrapped in a group
+                tasks.cancel_scope.cancel()
+            if raised is not None:
+                raise raised
+    finally:
         session.forget()
-        if raised is not None:
-            raise raised
 
 
 def line_of(message: Message) -> bytes:
