@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import Instance, missing
 from servers.listing import TOKEN, Listing
-from source_process import Event, SourceProcess, source_process
+from source_process import LIMIT_S, Event, SourceProcess, source_process
 from test_shipped_sources import modules_of
 
 ROOT = Path(__file__).parents[1]
@@ -336,6 +338,29 @@ async def test_a_tool_that_fails_or_answers_nonsense_is_told_in_the_status_and_n
     assert len(listing.said("started")) == 1, "the server was well all the time"
 
 
+async def test_what_a_server_says_is_shown_without_its_secrets(around: Around, listing: Listing) -> None:
+    server = {"command": listing.command, "environment": {"TOKEN": "tulip-in-a-variable"}}
+    listing.answer_result({"content": [{"type": "text", "text": "tulip-in-a-variable has expired"}], "isError": True})
+    async with around.source(server=server) as source:
+        await source.logged("list failed: … has expired")
+        assert "tulip" not in source.log + str(await upstream(source))
+
+
+async def test_an_event_that_the_host_refuses_is_told_in_the_log_and_holds_up_nothing(
+    around: Around, listing: Listing
+) -> None:
+    async with around.source() as source:
+        await source.logged("connected")
+        source.accepts = lambda event: event["payload"]["key"] != 1
+        listing.answer(items(1, 2))
+        events = await source.count(2)
+        refused = {"id": events[0]["id"], "reason": "too large"}
+        source.say(method="notifications/eventsource/accepted", params={"ids": [], "rejected": [refused]})
+        await source.logged("too large")
+        listing.answer(items(1, 2, 3))
+        assert told(await source.count(3)) == [("created", 1), ("created", 2), ("created", 3)]
+
+
 async def test_a_tool_that_is_missing_is_told_with_those_that_there_are_and_called_when_it_comes(
     around: Around, listing: Listing
 ) -> None:
@@ -434,6 +459,45 @@ async def test_a_config_that_cannot_be_used_ends_the_source_with_the_mend(tmp_pa
     async with source_process(SOURCE, config, tmp_path) as source:
         await source.logged("tools[0].server.cwd: there is no folder nowhere; it is relative to the source's folder")
         assert await source.end() == 1
+
+
+async def test_the_tools_of_a_host_are_watched_through_the_host_itself(tmp_path: Path) -> None:
+    root, host = tmp_path / "environment", Instance()
+    url = f"http://127.0.0.1:{host.port}"
+    through = {
+        "lines": {"command": ["python", "-m", "eventhost", "mcp", "--env", str(root)]},
+        "http": {"url": f"{url}/mcp"},
+    }
+    tool = {"tool": "todo__list", "key": "id", "every": "1s"}
+    config = {"name": "mcp-tool", "tools": [{**tool, "name": name, "server": at} for name, at in through.items()]}
+    clients = {"todo": {"command": ["python", str(TODO / "server.py")]}}
+    http = {"port": host.port, "rateLimit": {"requestsPerMinute": 100_000, "burstSize": 10_000}}
+    environment = {"id": "test", "mcp": {"clients": clients, "eventSources": {"sources": {}}}, "http": http}
+    shutil.copytree(SOURCE, root / "eventsources" / "mcp-tool", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    (root / "eventsources" / "mcp-tool" / "config.jsonc").write_text(json.dumps(config))
+    (root / "config.jsonc").write_text(json.dumps(environment))
+
+    def states() -> list[str]:
+        try:
+            found = httpx2.get(f"{url}/sources/mcp-tool").json()
+        except httpx2.HTTPError:
+            return []
+        return [one["state"] for one in found.get("upstreams", [])]
+
+    def types() -> set[str]:
+        return {event["type"] for event in httpx2.get(f"{url}/events", params={"type": "mcp-tool.*"}).json()["events"]}
+
+    try:
+        command = [sys.executable, "-m", "eventhost", "run", "--env", str(root)]
+        await anyio.to_thread.run_sync(lambda: host.launch(command, lambda: states() == ["connected", "connected"]))
+        call = {"name": "todo__add", "arguments": {"title": "milk"}}
+        assert httpx2.post(f"{url}/mcp/tools/call", json=call).status_code == 200
+        with anyio.fail_after(LIMIT_S):
+            while await anyio.to_thread.run_sync(types) != {"mcp-tool.lines.created", "mcp-tool.http.created"}:
+                await anyio.sleep(0.1)
+        await anyio.to_thread.run_sync(host.end, signal.SIGTERM)
+    finally:
+        await anyio.to_thread.run_sync(host.remove)
 
 
 # Schedules

@@ -32,6 +32,7 @@ the call, within these bounds."""
 _MOST_PAGES: Final = 100
 _CONNECT_S: Final = 30.0
 _GOODBYE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 3600.0
 
 _NO_ANSWER: Final = (MCPError, ValidationError, RuntimeError)
 """What the SDK raises where a server refuses, answers nonsense, or has gone; `RuntimeError` is its word for an answer
@@ -67,7 +68,7 @@ class Server:
                 await self._stay_connected()
             except Unavailable as error:
                 text = self.at.without_secrets(str(error))
-                await asyncio.sleep(min(upstream.failed(text) for upstream in upstreams))
+                await asyncio.sleep(min(upstream.failed(text, error.after_s) for upstream in upstreams))
 
     async def call(self, tool: str, arguments: Mapping[str, Any], timeout_s: float) -> Answer:
         """Call a tool, once the server is there.
@@ -81,13 +82,12 @@ class Server:
         assert link is not None
         try:
             return await link.call(tool, arguments, timeout_s)
-        except Unavailable as error:
-            if isinstance(error, Away) and self._link is link:
+        except Away:
+            if self._link is link:
                 self._up.clear()
-            raise type(error)(self.at.without_secrets(str(error))) from None
+            raise
 
     async def _stay_connected(self) -> None:
-        link: _Link | None = None
         reason = _Reason()
         opening = anyio.CancelScope(deadline=anyio.current_time() + self.at.timeout_s)
         try:
@@ -120,7 +120,7 @@ class Server:
             reason.tell("the connection has ended")
         if opening.cancelled_caught:
             raise Unavailable(f"{self._name}: no answer within {self.at.timeout_s:g} s, its `timeout`")
-        raise Unavailable(f"{self._name}: {reason}")
+        raise Unavailable(f"{self._name}: {reason}", after_s=reason.after_s)
 
     @property
     def _name(self) -> str:
@@ -134,11 +134,11 @@ class Server:
             return
 
         async def note_status(response: httpx2.Response) -> None:
-            # The SDK says no more than that there was an error.
-            refused = response.is_error and not (
-                response.request.method == "GET" and response.status_code in (404, 405)
-            )
-            reason.status = f"HTTP {response.status_code} {response.reason_phrase}".strip() if refused else ""
+            # The SDK says no more than that there was an error. A server need not have an event stream (GET).
+            if response.request.method == "POST":
+                reason.status = f"HTTP {response.status_code} {response.reason_phrase}" if response.is_error else ""
+                pause = response.headers.get("retry-after", "") if response.is_error else ""
+                reason.after_s = min(float(pause), _LONGEST_PAUSE_S) if pause.isdecimal() else 0
 
         async def hasten_goodbye(request: httpx2.Request) -> None:
             if request.method == "DELETE":
@@ -167,6 +167,8 @@ class _Reason:
         self.known = asyncio.Event()
         self.status = ""
         """What HTTP said last, if that was an error."""
+        self.after_s = 0.0
+        """How long it asked to be left alone."""
         self._text = ""
 
     def tell(self, text: str) -> None:
@@ -238,10 +240,12 @@ class _Link:
 
     async def _unless_lost(self, work: Any) -> Any:
         task = asyncio.ensure_future(work)
+        # What it raises once nobody waits for it is no news.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         ended = asyncio.ensure_future(self._reason.known.wait())
         try:
             await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            if not task.done() or task.cancelled():
                 raise Away(str(self._reason))
             try:
                 return task.result()

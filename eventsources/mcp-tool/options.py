@@ -39,12 +39,12 @@ class ServerAt:
 
     def without_secrets(self, text: str) -> str:
         """`text` without what only the configuration may say: header values, variables, what is in the URL."""
-        if self.url:
-            text = text.replace(self.url, self.address)
-        secrets = [*(self.headers or {}).values(), *(self.environment or {}).values()]
+        text = text.replace(self.url, self.address) if self.url else text
+        url = urlsplit(self.url)
+        secrets = [*(self.headers or {}).values(), *(self.environment or {}).values(), url.query, url.password or ""]
         # A header such as `Bearer abc` may be repeated in parts. Short texts are words rather than secrets.
-        parts = {part for value in secrets for part in (value, *value.split()) if len(part) >= 8}
-        for part in sorted(parts, key=len, reverse=True):
+        found = {part for value in secrets for part in (value, *value.split()) if len(part) >= 8}
+        for part in sorted(found, key=len, reverse=True):
             text = text.replace(part, "…")
         return text
 
@@ -87,7 +87,8 @@ class Watched:
     @property
     def question(self) -> str:
         """The same text as long as the same is asked. It is kept, and arguments may hold secrets."""
-        return sha256(canonical([self.tool, dict(self.arguments)]).encode()).hexdigest()[:16]
+        pages = self.pages and [self.pages.argument, self.pages.next, self.pages.start]
+        return sha256(canonical([self.tool, dict(self.arguments), pages]).encode()).hexdigest()[:16]
 
 
 def watched(options: Mapping[str, Any]) -> list[Watched]:
@@ -97,7 +98,8 @@ def watched(options: Mapping[str, Any]) -> list[Watched]:
         ConfigError: what is wrong, and how to mend it.
     """
     top = Options(options)
-    servers = {name: _server(top.section("servers").section(name), name) for name, _ in top.table("servers")}
+    section = top.section("servers")
+    servers = {name: _server(section.section(name), _name(section, name, name)) for name, _ in top.table("servers")}
     entries = top.sections("tools")
     if not entries:
         raise top.wrong("tools", "name what to call", f"write {_EXAMPLE}")
@@ -112,7 +114,7 @@ def watched(options: Mapping[str, Any]) -> list[Watched]:
 
 def _watched(options: Options, servers: Mapping[str, ServerAt]) -> Watched:
     tool = options.text("tool", example="list_issues")
-    name = options.text("name", tool)
+    name = _name(options, "name", options.text("name", tool))
     arguments = options.value("arguments", {})
     if not isinstance(arguments, dict):
         raise options.wrong("arguments", "expected an object", 'write {"state": "open"}')
@@ -133,6 +135,14 @@ def _watched(options: Options, servers: Mapping[str, ServerAt]) -> Watched:
     )
     options.close()
     return one
+
+
+def _name(options: Options, key: str, name: str) -> str:
+    # It is part of types, ids and file names.
+    if not re.fullmatch(r"[\w-][\w.-]{0,99}", name, re.ASCII):
+        mend = "give it one of at most 100 letters, digits, `_`, `.`, `-`"
+        raise options.wrong(key, f"{name[:100]} is no name", mend)
+    return name
 
 
 def _server_of(options: Options, servers: Mapping[str, ServerAt], name: str) -> ServerAt:
@@ -163,13 +173,17 @@ def _server(options: Options, name: str) -> ServerAt:
     }
     if "url" in options:
         url = options.text("url")
-        if not re.match(r"https?://[^/?#]", url):
+        if not _is_address(url):
             raise options.wrong("url", "expected an address", 'write one such as "https://example.org/mcp"')
         server = ServerAt(url=url, headers=_texts(options, "headers"), **common)
     else:
         # As servers' own instructions have it: a program, and its arguments beside it.
         command = options.texts("command", example='["python", "server.py"]')
         arguments = options.texts("args", ()) if options.value("args") != [] else []
+        if len(command) == 1 and not arguments and " " in command[0] and not Path(command[0]).exists():
+            raise options.wrong(
+                "command", "one text is a program without arguments", 'write a list: ["python", "server.py"]'
+            )
         if command[0] in ("python", "python3"):
             command = [sys.executable, *command[1:]]
         both = [key for key in ("environment", "env") if key in options]
@@ -185,6 +199,15 @@ def _server(options: Options, name: str) -> ServerAt:
             raise options.wrong("cwd", f"there is no folder {server.cwd}", "it is relative to the source's folder")
     options.close()
     return server
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # An impossible port is noticed only when it is asked for.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _texts(options: Options, key: str) -> dict[str, str]:

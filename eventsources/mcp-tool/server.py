@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from link import Server
-from options import Watched, watched
+from options import ServerAt, Watched, watched
 from results import Answer
 from watching import Watch
 
@@ -34,7 +34,7 @@ async def watch_all() -> None:
     jobs: list[Awaitable[None]] = []
     for at in {id(one.server): one.server for one in found}.values():
         tools = [one for one in found if one.server is at]
-        server = Server(at, source.state_dir / "server" / at.name, _log(at.name))
+        server = Server(at, source.state_dir / "server" / at.name, _log(at))
         server.on_news = partial(_retry, [tool.name for tool in tools])
         jobs.append(server.stay([source.upstream(tool.name) for tool in tools]))
         jobs += [_watches[tool.name].stay(partial(_call, server, tool)) for tool in tools]
@@ -65,8 +65,8 @@ async def _call(server: Server, tool: Watched, arguments: Mapping[str, Any]) -> 
     return await server.call(tool.tool, arguments, tool.timeout_s)
 
 
-def _log(name: str) -> Callable[[str, str], None]:
-    return lambda level, text: source.log(level, f"{name}: {text}")
+def _log(at: ServerAt) -> Callable[[str, str], None]:
+    return lambda level, text: source.log(level, f"{at.name}: {at.without_secrets(text)}")
 
 
 if __name__ == "__main__":

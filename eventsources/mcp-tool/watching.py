@@ -69,7 +69,7 @@ class Watch:
                 # The next call waits for the server's return.
                 continue
             except (Unavailable, Misshapen, OSError) as error:
-                upstream.failed(str(error))
+                upstream.failed(self.watched.server.without_secrets(str(error)))
                 retry_s, pause_s = pause_s, pause_s * 2
             else:
                 pause_s = FIRST_PAUSE_S
