@@ -295,8 +295,8 @@ class Conformance:
                     "expected an id in each event, by which it can be acknowledged; "
                     f"came {short(session.unnamed[0])}; give it an id",
                 )
-            await session.tell(ACCEPTED, {"ids": ["eventhost-no-such-event"], "rejected": []})
-            await session.request("ping")
+            session.say({"method": ACCEPTED, "params": {"ids": ["eventhost-no-such-event"], "rejected": []}})
+            await session.settled()
         except NoAnswer as error:
             return failed(name, f"expected that it bears with an id that it does not know; {error}; leave it alone")
         if session.again:

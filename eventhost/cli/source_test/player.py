@@ -27,6 +27,7 @@ PLAYERS: Final = ("play.py", "play.mjs", "play.js", "play")
 """The names that a player may have in `golden/`, in the order in which they are looked for."""
 
 _MOST_BYTES: Final = 64 * 1_048_576
+_MOST_LINES: Final = 30
 _PYTHON: Final = re.compile(r"python[0-9.]*")
 
 
@@ -64,6 +65,7 @@ class Player:
         self._running = AsyncExitStack()
         self._process: RawProcess | None = None
         self._said = b""
+        self._told: list[str] = []
         self._changed = anyio.Event()
 
     async def __aenter__(self) -> Self:
@@ -114,7 +116,9 @@ class Player:
         try:
             return json.loads(line)
         except (ValueError, RecursionError):
-            raise PlayerFailed(f"the player answered nonsense: {short(line)} is no JSON", self._words()) from None
+            raise PlayerFailed(
+                f"the player answered nonsense: {short(line.decode(errors='replace'))} is no JSON", self._words()
+            ) from None
 
     async def _start(self) -> RawProcess:
         self._said = b""
@@ -140,7 +144,10 @@ class Player:
         self._changed = anyio.Event()
 
     def _words(self) -> list[str]:
-        return self._process.stderr.decode(errors="replace").splitlines()[-20:] if self._process else []
+        """What it wrote to stderr; one that cannot even start says the same of each case."""
+        words = self._process.stderr.decode(errors="replace").splitlines()[-_MOST_LINES:] if self._process else []
+        before, self._told = self._told, words
+        return ["(as above)"] if words and words == before else words
 
 
 def _problem(answer: Any) -> str:

@@ -234,10 +234,23 @@ class Session:
         with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
             self._to_say_in.send_nowait(message)
 
+    async def settled(self, within_s: float = ANSWER_S) -> None:
+        """Wait until it has taken all that was said to it, acknowledgements too.
+
+        Raises:
+            NoAnswer: it has not within that time.
+        """
+        number = self.next_id()
+        self.answers[number] = []
+        self.say({"id": number, "method": "ping"})
+        if not await self.until(lambda: self.answers[number], within_s):
+            end = self.process.describe_end() if self.process.dead.is_set() else f"did not answer for {within_s:g} s"
+            raise NoAnswer(f"it {end}{self.process.last_words()}")
+
     async def until(self, condition: Callable[[], object], within_s: float) -> bool:
         """Wait until `condition` holds, which what it says brings about; false if it ended or time ran out first."""
         with anyio.move_on_after(within_s):
-            while not condition() and not self.process.dead.is_set():
+            while not (condition() or self.process.dead.is_set()):
                 await self.news()
         return bool(condition())
 

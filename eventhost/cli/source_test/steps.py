@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -46,7 +46,7 @@ async def run_steps(
     case = _filled(case, {"${folder}": str(folder), "${port}": str(free_port())})
     state = folder.parent / f"{folder.name}-state"
     acting = _Acting(subject.in_case(case.get("config", {}), state), folder, within_s)
-    steps = case.get("input") or []
+    steps = case.get("input", [])
     if not isinstance(steps, list):
         raise StepFailed(f"input: without a player it is a list of steps, got {short(steps)}")
     planned = [acting.planned(step, f"input[{index}]") for index, step in enumerate(steps)]
@@ -128,8 +128,8 @@ class _Acting:
         act, more = kinds[kind]
         for key in step:
             if key != kind and key not in more:
-                mend = did_you_mean(key, more) or f'"{kind}" knows {", ".join(more) or "no other"}'
-                raise StepFailed(f"{place}.{key}: no such key; {mend}")
+                mend = did_you_mean(key, more) or f'"{kind}" has {", ".join(more) or "nothing"} beside it'
+                raise StepFailed(f"{place}.{key}: {mend}")
         return f"{place}.{kind}", lambda: act(step[kind], step)
 
     async def done(self, place: str, step: Step) -> None:
@@ -138,10 +138,11 @@ class _Acting:
         Raises:
             StepFailed: it could not be done.
         """
-        # What ends and starts the source has its own limits, and cannot stand within another.
-        limit_s = None if step in (self._restart, self._kill) else self._within_s
+        if step in (self._restart, self._kill):
+            await step()  # has limits of its own, and leaves a process running that must not stand within another
+            return
         try:
-            with anyio.fail_after(limit_s):
+            with anyio.fail_after(self._within_s):
                 await step()
         except TimeoutError:
             raise StepFailed(f"{place}: not done within {self._within_s:g} s", self._log()) from None
@@ -322,6 +323,9 @@ class _Acting:
             raise ValueError(f"expected {count} events, {came} came")
 
     async def _restart(self) -> None:
+        assert self._session is not None
+        with suppress(NoAnswer):  # else it might be ended before it knows what was accepted
+            await self._session.settled()
         await self._stop()
         await self.start()
 
@@ -329,4 +333,5 @@ class _Acting:
         assert self._session is not None
         self._session.process.kill()
         await self._session.process.dead.wait()
-        await self._restart()
+        await self._stop()
+        await self.start()
