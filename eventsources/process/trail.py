@@ -1,0 +1,641 @@
+"""The trail of one log file through its rotations: each complete line that can still be had is told, once, in order.
+
+    look ─► what stands at the path? ─► the same ─► read on
+                  │ another, or overwritten
+                  ▼
+            the rest of what it was (still open, renamed, copied, compressed)
+            ─► what came and went in between ─► the new one from its beginning
+
+What it gives out counts as told only when `kept` is kept; whoever starts again from an older one is told the same under
+the same ids.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from lines import MAX_LINE_BYTES, Line
+from logfile import TAIL_BYTES, Head, LogFile, Plain, Unreadable, digest, open_rotated
+from rotation import Rotated, newer_than, rotated, uncompressed
+
+LINGER_S: Final = 60.0
+"""A file that has left its path is read on until nothing was added to it for so long: its writer may not know yet."""
+
+_CHUNK_BYTES: Final = 262_144
+_MAX_LIVES: Final = 64
+
+
+class Told(NamedTuple):
+    """A line, and where it began."""
+
+    id: str
+    offset: int
+    line: Line
+
+
+class Gap(NamedTuple):
+    """Lines may be missing after `offset` of what the file held before."""
+
+    id: str
+    reason: str
+    """`truncated`, `gone` or `unreadable`."""
+    offset: int
+    detail: str = ""
+
+
+class _Overwritten(Exception):
+    """What was read of a file before is not in it any more."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far one file was read."""
+
+    inode: int | None
+    real: str
+    """The path behind any links."""
+    offset: int = 0
+    head: Head | None = None
+    tail: str = ""
+    tail_length: int = 0
+    life: str = ""
+    """Names the content, whatever file it is in; empty while nothing was told of it."""
+    skipping: bool = False
+    """Within a line that is too long."""
+    gone: bool = False
+    """It does not stand at the path any more."""
+    owes_gap: bool = False
+    """It cannot be found; what is there instead may be it, for nothing was known of its content."""
+    size: int = 0
+    mtime_ns: int = 0
+    file: LogFile | None = field(default=None, compare=False)
+    recent: bytes = field(default=b"", compare=False)
+    """The bytes before `offset`."""
+    read_at: tuple[int, int] | None = field(default=None, compare=False)
+    """What the file was like when it was read to its end."""
+    grew_s: float = field(default=0.0, compare=False)
+
+    def kept(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "inode": self.inode,
+            "real": self.real,
+            "offset": self.offset,
+            "head": self.head and list(self.head),
+            "tail": [self.tail_length, self.tail],
+            "life": self.life,
+            "skipping": self.skipping,
+            "gone": self.gone,
+            "owes_gap": self.owes_gap,
+            "size": self.size,
+            "mtime": self.mtime_ns,
+        }
+
+    @classmethod
+    def of(cls, kept: dict[str, Any]) -> _Place:
+        """What `kept` gave."""
+        length, tail = kept["tail"]
+        return cls(
+            kept["inode"],
+            kept["real"],
+            kept["offset"],
+            Head(*kept["head"]) if kept["head"] else None,
+            tail,
+            length,
+            kept["life"],
+            kept["skipping"],
+            kept["gone"],
+            kept["owes_gap"],
+            kept["size"],
+            kept["mtime"],
+        )
+
+    def fits(self, file: LogFile) -> bool:
+        """Whether `file` holds what was read."""
+        if self.head is not None and Head.of(file) != self.head:
+            return False
+        recent = file.read_at(self.offset - self.tail_length, self.tail_length)
+        if len(recent) != self.tail_length or (recent and digest(recent) != self.tail):
+            return False
+        self.recent = recent
+        return True
+
+    @property
+    def is_known_by_content(self) -> bool:
+        """Whether more than a first line was read, which many files may share."""
+        return self.head is not None and self.offset > self.head.length
+
+    def read(self, count: int) -> bytes:
+        """Bytes from `offset` on.
+
+        Raises:
+            _Overwritten: what was before it is not there any more.
+            Unreadable: they cannot be read.
+        """
+        assert self.file is not None
+        # In one go, so that nothing can come in between.
+        data = self.file.read_at(self.offset - len(self.recent), len(self.recent) + count)
+        if not data.startswith(self.recent):
+            raise _Overwritten
+        return data[len(self.recent) :]
+
+    def move(self, data: bytes) -> None:
+        """`data` was read."""
+        self.offset += len(data)
+        self.size = max(self.size, self.offset)
+        self.recent = (self.recent + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+        self.tail, self.tail_length = digest(self.recent), len(self.recent)
+
+
+class Trail:
+    """What was, is and will be called `path`, which is absolute.
+
+    `kept` is what the property of that name gave at another time; without it, what is in the file already is told only
+    `from_beginning`. Its methods look at files, and so take their time; call them from one thread at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kept: dict[str, Any] | None = None,
+        *,
+        from_beginning: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self.trouble = ""
+        """Why it cannot be read now; empty while it can."""
+        self._from_beginning = from_beginning
+        self._clock = clock
+        self._steps: list[_Place | Gap] = []
+        """What is to be told, the oldest first; the last place is the one at the path, unless it is `gone`."""
+        self._lives: dict[str, int] = {}
+        self._resumed = True
+        if kept is not None:
+            self._from_beginning = True
+            self._resumed = False
+            self._lives = dict(kept["lives"])
+            self._steps = [Gap(**step["gap"]) if "gap" in step else _Place.of(step) for step in kept["steps"]]
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """All that is to be known of it, as JSON."""
+        steps = [
+            {"gap": {"id": step.id, "reason": step.reason, "offset": step.offset, "detail": step.detail}}
+            if isinstance(step, Gap)
+            else step.kept()
+            for step in self._steps
+        ]
+        return {"lives": self._lives, "steps": steps}
+
+    @property
+    def offset(self) -> int | None:
+        """How far the file at the path was read; None where there is none."""
+        current = self._current
+        return None if current is None else current.offset
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is at the path, and all that was has been told."""
+        return self.trouble != "" and not any(
+            isinstance(step, Gap) or not step.gone or self._clock() - step.grew_s <= LINGER_S for step in self._steps
+        )
+
+    def holds(self, device: int, inode: int) -> bool:
+        """Whether this file is part of the trail."""
+        return any(
+            isinstance(step.file, Plain) and (step.file.device, step.file.inode) == (device, inode)
+            for step in self._places
+        )
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for place in self._places:
+            self._let_go(place)
+
+    def take(self, most_lines: int, most_bytes: int) -> list[Told | Gap]:
+        """What is new; none when nothing is.
+
+        `most_bytes` may be exceeded by one line.
+        """
+        self._look()
+        taken: list[Told | Gap] = []
+        size = 0
+        while self._steps and len(taken) < most_lines and size < most_bytes:
+            found = self._take_step(most_lines - len(taken), most_bytes - size)
+            if not found:
+                break
+            taken += found
+            size += sum(len(told.line.data) for told in found if isinstance(told, Told))
+        return taken
+
+    # What stands where.
+
+    @property
+    def _places(self) -> list[_Place]:
+        return [step for step in self._steps if isinstance(step, _Place)]
+
+    @property
+    def _current(self) -> _Place | None:
+        last = self._steps[-1] if self._steps else None
+        return last if isinstance(last, _Place) and not last.gone else None
+
+    def _look(self) -> None:
+        if not self._resumed:
+            self._resume()
+            self._resumed = True
+        now = self._open_path()
+        try:
+            now = self._compare(now)
+        finally:
+            if now is not None:
+                now.close()
+        if self._steps or not os.path.lexists(self.path):
+            self._from_beginning = True
+
+    def _open_path(self) -> Plain | None:
+        try:
+            file = Plain(self.path)
+        except FileNotFoundError:
+            self.trouble = f"{self.path} is not there; it is read once it is"
+        except Unreadable as error:
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
+            return file
+        return None
+
+    def _compare(self, now: Plain | None) -> Plain | None:
+        """Take note of `now`, the file at the path; returns it where it is not needed."""
+        current = self._current
+        if current is not None and isinstance(current.file, Plain) and current.file.is_at(self.path):
+            return now
+        if now is None and os.path.lexists(self.path):
+            return now
+        if current is not None:
+            if (
+                now is not None
+                and isinstance(current.file, Plain)
+                and current.file.removed()
+                and current.is_known_by_content
+                and _goes_on(current, now)
+            ):
+                # It was written anew with all that it held, as editors do.
+                current.file.close()
+                current.file, current.inode, current.read_at = now, now.inode, None
+                return None
+            current.gone, current.grew_s = True, self._clock()
+        last = self._places[-1] if self._places else None
+        if last is not None and last.file is None:
+            last.file, last.grew_s = self._find(last), self._clock()
+        back = next((p for p in self._places if isinstance(p.file, Plain) and p.file.is_at(self.path)), None)
+        if back is not None and back.inode is not None:
+            self._steps = [*(step for step in self._steps if step is not back), back]
+            back.gone = False
+            return now
+        if last is not None:
+            between = list(self._between(self._whereabouts(last), last, now))
+            if last.owes_gap and last.file is None and now is not None and not between:
+                between = [self._gap(last, "gone")]
+            last.owes_gap = last.owes_gap and now is None and not between
+            self._steps += between
+        if now is not None:
+            self._steps.append(self._begin(now))
+        return None
+
+    def _begin(self, file: Plain) -> _Place:
+        place = _Place(file.inode, os.path.realpath(file.path), file=file, grew_s=self._clock())
+        place.size, place.mtime_ns = file.seen() or (0, 0)
+        if not self._from_beginning:
+            self._from_beginning = True
+            with suppress(Unreadable):
+                place.offset = _after_last_line(file, place.size)
+                place.head = Head.of(file)
+                recent = file.read_at(max(0, place.offset - TAIL_BYTES), min(place.offset, TAIL_BYTES))
+                place.recent, place.tail, place.tail_length = recent, digest(recent), len(recent)
+        return place
+
+    def _resume(self) -> None:
+        """Find the files of what was kept."""
+        steps: list[_Place | Gap] = []
+        for step in self._steps:
+            steps.append(step)
+            if isinstance(step, Gap):
+                continue
+            step.file, step.grew_s = self._find(step), self._clock()
+            if isinstance(step.file, Plain) and step.file.inode is not None and step.file.is_at(self.path):
+                step.gone = False
+            elif step.file is not None:
+                step.gone = True
+            elif not step.gone or step.offset < step.size:
+                if step.offset == step.size == 0:
+                    step.owes_gap = True
+                else:
+                    steps[-1:] = [self._gap(step, "truncated" if self._stands_in(step) else "gone"), step]
+                step.gone, step.size = True, step.offset
+        self._steps = steps
+
+    def _stands_in(self, place: _Place) -> bool:
+        """Whether the path has the very file, if not its content."""
+        try:
+            return os.stat(self.path).st_ino == place.inode
+        except OSError:
+            return False
+
+    def _find(self, place: _Place) -> LogFile | None:
+        """The file that holds what was read and what followed it, under whatever name."""
+        if place.inode is not None:
+            # Of a file of which little is known, the number alone would take any other for it.
+            names = None if place.is_known_by_content else {self.path, *self._rotated_files()}
+            for entry in self._neighbours():
+                path = Path(entry.path)
+                if (
+                    (entry.inode() == place.inode or path == self.path)
+                    and (names is None or path in names)
+                    and (file := self._fitting(place, path))
+                ):
+                    return file
+        if place.is_known_by_content and not place.gone and (file := self._fitting(place, self.path, any_inode=True)):
+            place.inode = file.inode
+            return file
+        return self._copy(place)
+
+    def _fitting(self, place: _Place, path: Path, *, any_inode: bool = False) -> Plain | None:
+        with suppress(FileNotFoundError, Unreadable):
+            file = Plain(path)
+            with suppress(Unreadable):
+                if (any_inode or file.inode == place.inode) and place.fits(file):
+                    return file
+            file.close()
+        return None
+
+    def _copy(self, place: _Place) -> LogFile | None:
+        """A rotated file with the same content, plain or compressed."""
+        if place.offset == 0:
+            return None
+        for path in self._rotated_files():
+            with suppress(OSError, Unreadable):
+                # Many files may share a first line, but only those that were written later can be copies.
+                if not place.is_known_by_content and path.stat().st_mtime_ns < place.mtime_ns:
+                    continue
+                file = open_rotated(path)
+                with suppress(Unreadable):
+                    if place.fits(file):
+                        file.inode = place.inode = None
+                        return file
+                file.close()
+        return None
+
+    def _between(self, where: Path | None, last: _Place, now: Plain | None) -> Iterator[_Place | Gap]:
+        """What came after `last`, of which the file is at `where`, and has given way to the file at the path `now`."""
+        files = self._rotated_files()
+        times: dict[str, int] = {}
+        known = {(now.device, now.inode)} if now else set()
+        known |= {(p.file.device, p.file.inode) for p in self._places if isinstance(p.file, Plain)}
+        others = []
+        for path in files:
+            try:
+                about = os.stat(path)
+            except OSError:
+                continue
+            if path != where and (about.st_dev, about.st_ino) not in known:
+                times[path.name] = about.st_mtime_ns
+                others.append(path)
+        name = where.name if where is not None else ""
+        times[name] = last.mtime_ns
+        names = (self.path.name, os.path.basename(last.real))
+        marked = {one.name: one for base in names for one in rotated(base, [*times])}
+        which = marked.get(name) or Rotated(name, None)
+        candidates = [marked[path.name] for path in others if path.name in marked]
+        for newer in newer_than(which, candidates, times):
+            path = next(path for path in others if path.name == newer)
+            try:
+                file = open_rotated(path)
+            except FileNotFoundError:
+                continue
+            except Unreadable as error:
+                yield Gap(f"{digest(os.fsencode(path))}:{times[newer]}:unreadable", "unreadable", 0, str(error))
+                continue
+            place = _Place(file.inode, str(path), gone=True, file=file, mtime_ns=times[newer], grew_s=self._clock())
+            yield place
+
+    def _whereabouts(self, place: _Place) -> Path | None:
+        """What the file of `place` is called now."""
+        if isinstance(place.file, Plain) and place.file.inode is not None:
+            place.mtime_ns = (place.file.seen() or (0, place.mtime_ns))[1]
+            for entry in self._neighbours():
+                if entry.inode() == place.file.inode and place.file.is_at(Path(entry.path)):
+                    return Path(entry.path)
+            return None
+        return place.file.path if place.file else None
+
+    def _neighbours(self) -> Iterator[os.DirEntry[str]]:
+        for folder in self._folders():
+            with suppress(OSError), os.scandir(folder) as entries:
+                yield from entries
+
+    def _rotated_files(self) -> list[Path]:
+        """Those that may hold what the log was before, each once; what is not compressed stands for what is."""
+        names = {self.path.name, *(os.path.basename(place.real) for place in self._places)}
+        found: dict[Path, Path] = {}
+        for folder in self._folders():
+            with suppress(OSError):
+                there = sorted(os.listdir(folder))
+                for one in (one for name in sorted(names) for one in rotated(name, there)):
+                    bare = Path(folder, uncompressed(one.name))
+                    if bare not in found or one.name == bare.name:
+                        found[bare] = Path(folder, one.name)
+        return list(found.values())
+
+    def _folders(self) -> list[str]:
+        return list(
+            dict.fromkeys(
+                [str(self.path.parent), *(os.path.dirname(place.real) for place in self._places)],
+            )
+        )
+
+    # Reading.
+
+    def _take_step(self, most_lines: int, most_bytes: int) -> list[Told | Gap]:
+        """What the first step that has something has; a step that has no more is left behind."""
+        for step in list(self._steps):
+            if isinstance(step, Gap):
+                self._steps = [other for other in self._steps if other is not step]
+                return [step]
+            if step.file is None:
+                if step is not self._places[-1]:
+                    self._replace(step, [])
+                continue
+            try:
+                if found := self._lines(step, most_lines, most_bytes):
+                    return list(found)
+            except _Overwritten:
+                self._overwritten(step)
+                return self._take_step(most_lines, most_bytes)
+            except Unreadable as error:
+                if step.inode is not None:
+                    self.trouble = str(error)
+                    continue
+                self._replace(step, [self._gap(step, "unreadable", str(error))])
+                return self._take_step(most_lines, most_bytes)
+            if step.gone and (step.inode is None or self._clock() - step.grew_s > LINGER_S):
+                last = self._last_line(step)
+                # The last place is kept for what comes after it, but no disk is to be kept full for that.
+                if step is self._places[-1]:
+                    self._let_go(step)
+                else:
+                    self._replace(step, [])
+                if last:
+                    return [last]
+        return []
+
+    def _lines(self, place: _Place, most_lines: int, most_bytes: int) -> list[Told]:
+        assert place.file is not None
+        seen = place.file.seen()
+        if seen is not None and seen == place.read_at:
+            return []
+        found: list[Told] = []
+        size, count = 0, _CHUNK_BYTES
+        while len(found) < most_lines and size < most_bytes:
+            data = place.read(count)
+            if data:
+                place.grew_s = self._clock()
+            if seen is not None:
+                # Not before the reading: of a file that was overwritten it must stay what it was.
+                place.size, place.mtime_ns = max(place.offset, seen[0]), seen[1]
+            empty = 0 if place.skipping else len(data) - len(data.lstrip(b"\0"))
+            if empty and not (empty == len(data) < count):
+                # A writer that goes on at its old place after the file was truncated leaves a hole.
+                place.move(data[:empty])
+                continue
+            if place.skipping:
+                end = data.find(b"\n") + 1
+                place.skipping = end == 0
+                place.move(data[:end] if end else data)
+            elif b"\n" in data:
+                self._name(place, data)
+                told = _split(place, data, most_lines - len(found), most_bytes - size)
+                found += told
+                size += sum(len(one.line.data) for one in told)
+            elif len(data) > MAX_LINE_BYTES:
+                self._name(place, data)
+                line = Line(data[:MAX_LINE_BYTES], truncated=True)
+                found.append(Told(f"{place.life}:{place.offset}", place.offset, line))
+                size += MAX_LINE_BYTES
+                place.skipping = True
+                place.move(data)
+                count = _CHUNK_BYTES
+            elif len(data) == count:
+                count = MAX_LINE_BYTES + 1
+                continue
+            if len(data) < count:
+                # Both are of the time before the reading, so that what came meanwhile is seen at the next look.
+                if len(found) < most_lines and size < most_bytes:
+                    place.read_at = seen
+                break
+        return found
+
+    def _last_line(self, place: _Place) -> Told | None:
+        """What a file that nobody writes to any more ends with, though it is no complete line."""
+        with suppress(_Overwritten, Unreadable):
+            data = place.read(MAX_LINE_BYTES)
+            if data.strip() and not place.skipping:
+                self._name(place, data)
+                return Told(f"{place.life}:{place.offset}", place.offset, Line(data, unfinished=True))
+        return None
+
+    def _name(self, place: _Place, data: bytes) -> None:
+        """Give the content a name of its own, which it has under every name of the file."""
+        if place.life:
+            return
+        assert place.file is not None
+        if place.head is None:
+            place.head = Head.of(place.file)
+        head = place.head.digest if place.head else digest(data)
+        number = self._lives.pop(head, 0)
+        self._lives[head] = number + 1
+        while len(self._lives) > _MAX_LIVES:
+            del self._lives[next(iter(self._lives))]
+        place.life = digest(f"{self.path}\0{head}\0{number}".encode("utf-8", "surrogateescape"))
+
+    def _overwritten(self, place: _Place) -> None:
+        """The file was truncated, and perhaps written anew; its former content may have been copied before."""
+        file = place.file
+        assert file is not None
+        was_current = not place.gone
+        mended: list[_Place | Gap] = []
+        copy = self._copy(place)
+        place.file = copy
+        place.gone = True
+        if copy is not None:
+            place.read_at = None
+            mended.append(place)
+        elif was_current or place.offset < place.size:
+            mended.append(self._gap(place, "truncated"))
+        if was_current and isinstance(file, Plain):
+            mended += self._between(copy.path if copy else None, place, file)
+            anew = _Place(file.inode, place.real, file=file, grew_s=self._clock())
+            anew.size, anew.mtime_ns = file.seen() or (0, 0)
+            mended.append(anew)
+        else:
+            file.close()
+        self._replace(place, mended)
+
+    def _replace(self, place: _Place, steps: list[_Place | Gap]) -> None:
+        at = next(i for i, step in enumerate(self._steps) if step is place)
+        self._steps[at : at + 1] = steps
+        if place not in steps:
+            self._let_go(place, unless=steps)
+
+    def _let_go(self, place: _Place, unless: list[_Place | Gap] | None = None) -> None:
+        file, place.file = place.file, None
+        shared = any(isinstance(step, _Place) and step.file is file for step in unless or ())
+        if file is not None and not shared:
+            file.close()
+
+    def _gap(self, place: _Place, reason: str, detail: str = "") -> Gap:
+        life = place.life or digest(f"{self.path}\0{place.inode}".encode("utf-8", "surrogateescape"))
+        return Gap(f"{life}:{place.offset}:{reason}", reason, place.offset, detail)
+
+
+def _goes_on(place: _Place, file: LogFile) -> bool:
+    """Whether `file` holds what the file of `place` does, and perhaps more."""
+    try:
+        rest = place.read(MAX_LINE_BYTES)
+        return place.fits(file) and file.read_at(place.offset, len(rest)) == rest
+    except (_Overwritten, Unreadable):
+        return False
+
+
+def _split(place: _Place, data: bytes, most_lines: int, most_bytes: int) -> list[Told]:
+    """The lines at the beginning of `data`, which is what follows in the file."""
+    told: list[Told] = []
+    start = 0
+    while len(told) < most_lines and most_bytes > 0 and (end := data.find(b"\n", start)) >= 0:
+        text = data[start:end]
+        if not text.isspace() and text:
+            at = place.offset + start
+            line = Line(text[:MAX_LINE_BYTES], truncated=len(text) > MAX_LINE_BYTES)
+            told.append(Told(f"{place.life}:{at}", at, line))
+            most_bytes -= len(text)
+        start = end + 1
+    place.move(data[:start])
+    return told
+
+
+def _after_last_line(file: Plain, size: int) -> int:
+    """Where the line begins that is not complete yet at the end of `file`."""
+    position = size
+    while position > 0:
+        start = max(0, position - 65_536)
+        found = file.read_at(start, position - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        position = start
+    return 0

@@ -1,0 +1,218 @@
+"""A log file is followed through everything that is done to it, and no line that can still be read is lost."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from test_shipped_sources import modules_of
+
+HEADER = "# every file begins so"
+ROTATED = 3
+
+
+@pytest.fixture(scope="module")
+def trails() -> Iterator[SimpleNamespace]:
+    with modules_of("process") as module:
+        yield SimpleNamespace(trail=module("trail"), rotation=module("rotation"))
+
+
+class Content:
+    """What was written between two rotations, wherever it is now."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.partial = ""
+        self.may_grow = True
+
+
+class World:
+    """A log, what is done to it, and who follows it. Every change is a second later than the one before."""
+
+    def __init__(self, trails: SimpleNamespace, folder: Path) -> None:
+        self.trails = trails
+        self.log = folder / "app.log"
+        self.now_s = 1_800_000_000
+        self.waited_s = 0.0
+        self.contents: dict[Path, Content] = {}
+        self.told: dict[str, str] = {}
+        self.gaps: list[Any] = []
+        self.lines = 0
+        self.destroyed = False
+        self.trail = self._new(None)
+        self.append(0)
+        self.look()
+        self.kept = self.trail.kept
+
+    def _new(self, kept: Any) -> Any:
+        return self.trails.trail.Trail(self.log, kept, clock=lambda: self.waited_s)
+
+    def rotated(self, number: int) -> Path:
+        return self.log.with_name(f"app.log.{number}")
+
+    def _touch(self, path: Path) -> None:
+        self.now_s += 1
+        os.utime(path, (self.now_s, self.now_s))
+
+    # What is done to the log.
+
+    def append(self, count: int, header: bool = False, path: Path | None = None) -> None:
+        path = path or self.log
+        content = self.contents.setdefault(path, Content())
+        text = ""
+        if header and not content.lines and not content.partial:
+            content.lines.append(HEADER)
+            text = f"{HEADER}\n"
+        for _ in range(count):
+            self.lines += 1
+            line = f"line {self.lines} {'x' * (self.lines % 7 * 60)}"
+            content.lines.append(content.partial + line)
+            content.partial = ""
+            text += f"{line}\n"
+        with path.open("a") as file:
+            file.write(text)
+        self._touch(path)
+
+    def append_part(self) -> None:
+        self.lines += 1
+        part = f"part {self.lines} "
+        self.contents.setdefault(self.log, Content()).partial += part
+        with self.log.open("a") as file:
+            file.write(part)
+        self._touch(self.log)
+
+    def append_late(self, count: int) -> None:
+        content = self.contents.get(self.rotated(1))
+        if content is not None and content.may_grow:
+            self.append(count, path=self.rotated(1))
+
+    def _shift(self) -> None:
+        for number in range(ROTATED, 0, -1):
+            for suffix in ("", ".gz"):
+                old = Path(f"{self.rotated(number)}{suffix}")
+                if old in self.contents:
+                    content = self.contents.pop(old)
+                    if number == ROTATED:
+                        old.unlink()
+                        self.destroyed = True
+                    else:
+                        new = Path(f"{self.rotated(number + 1)}{suffix}")
+                        old.rename(new)
+                        self.contents[new] = content
+
+    def rename(self, create: bool) -> None:
+        if self.log in self.contents:
+            self._shift()
+            self.log.rename(self.rotated(1))
+            self.contents[self.rotated(1)] = self.contents.pop(self.log)
+            if create:
+                self.append(0)
+
+    def copy_and_truncate(self, keep_time: bool) -> None:
+        if self.log in self.contents:
+            self._shift()
+            (shutil.copy2 if keep_time else shutil.copy)(self.log, self.rotated(1))
+            if not keep_time:
+                self._touch(self.rotated(1))
+            content = self.contents[self.rotated(1)] = self.contents.pop(self.log)
+            content.may_grow = False
+            os.truncate(self.log, 0)
+            self.contents[self.log] = Content()
+            self._touch(self.log)
+
+    def compress(self, number: int) -> None:
+        plain = self.rotated(number)
+        if plain in self.contents:
+            archive = Path(f"{plain}.gz")
+            archive.write_bytes(gzip.compress(plain.read_bytes()))
+            shutil.copystat(plain, archive)
+            plain.unlink()
+            content = self.contents[archive] = self.contents.pop(plain)
+            content.may_grow = False
+
+    def truncate(self) -> None:
+        if self.log in self.contents:
+            os.truncate(self.log, 0)
+            self.contents[self.log] = Content()
+            self._touch(self.log)
+            self.destroyed = True
+
+    def delete(self) -> None:
+        if self.contents.pop(self.log, None):
+            self.log.unlink()
+            self.destroyed = True
+
+    # What is done by who follows it.
+
+    def look(self, most_lines: int = 1000) -> None:
+        while taken := self.trail.take(most_lines, 300):
+            for one in taken:
+                if isinstance(one, self.trails.trail.Gap):
+                    self.gaps.append(one)
+                elif not one.line.unfinished:
+                    assert self.told.setdefault(one.id, one.line.data.decode()) == one.line.data.decode()
+
+    def look_and_keep(self, most_lines: int) -> None:
+        self.look(most_lines)
+        self.kept = self.trail.kept
+
+    def crash(self) -> None:
+        self.trail.close()
+        self.trail = self._new(self.kept)
+
+    def wait(self) -> None:
+        self.look()
+        self.waited_s += 100
+        for content in self.contents.values():
+            content.may_grow = False
+        if self.log in self.contents:
+            self.contents[self.log].may_grow = True
+
+    def check(self) -> None:
+        lines = [line for line in self.told.values() if line != HEADER]
+        assert len(lines) == len(set(lines)), "a line was told under two ids"
+        there = {line for content in self.contents.values() for line in content.lines}
+        assert there - set(self.told.values()) == set()
+        if not self.destroyed:
+            assert self.gaps == []
+
+
+count = st.integers(0, 5)
+operations = st.one_of(
+    st.tuples(st.just("append"), count, st.booleans()),
+    st.tuples(st.just("append"), count, st.booleans()),
+    st.tuples(st.just("append_part")),
+    st.tuples(st.just("append_late"), count),
+    st.tuples(st.just("rename"), st.booleans()),
+    st.tuples(st.just("copy_and_truncate"), st.booleans()),
+    st.tuples(st.just("compress"), st.integers(1, ROTATED)),
+    st.tuples(st.just("truncate")),
+    st.tuples(st.just("delete")),
+    st.tuples(st.just("look"), st.integers(1, 5)),
+    st.tuples(st.just("look_and_keep"), st.integers(1, 5)),
+    st.tuples(st.just("look_and_keep"), st.integers(1, 5)),
+    st.tuples(st.just("crash")),
+    st.tuples(st.just("wait")),
+)
+
+
+@settings(max_examples=300)
+@given(steps=st.lists(operations, max_size=25))
+def test_every_complete_line_that_is_still_there_is_told_once(trails: SimpleNamespace, steps: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(trails, Path(folder))
+        note(str(steps))
+        for name, *arguments in steps:
+            getattr(world, name)(*arguments)
+        world.look()
+        world.check()
+        world.trail.close()
