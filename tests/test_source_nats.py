@@ -1,0 +1,697 @@
+"""The NATS source follows a real server: nothing of a stream is lost when either stops, and a gap says what is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import nats
+import nkeys
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from cryptography.hazmat.primitives.serialization import Encoding
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
+from servers.instance import free_port
+from servers.nats import Nats, nats_server
+from source_process import Event, SourceProcess, source_process
+from test_web_access import Certificates
+
+SOURCE = Path(__file__).parents[1] / "eventsources" / "nats"
+
+pytestmark = pytest.mark.anyio
+
+aside = anyio.to_thread.run_sync
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Nats]:
+    with nats_server() as running:
+        yield running
+
+
+@asynccontextmanager
+async def client_of(server: Nats, **more: Any) -> AsyncIterator[Client]:
+    client = await nats.connect(server.url(), allow_reconnect=False, **more)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+class Orders:
+    """A stream of its own, what the source is told of it, and whoever writes to it."""
+
+    def __init__(self, server: Nats, state: Path) -> None:
+        self.server, self.state = server, state
+        number = next(_numbers)
+        self.stream, self.subject = f"ORDERS{number}", f"orders{number}"
+
+    async def make(self, **config: Any) -> None:
+        async with client_of(self.server) as client:
+            await client.jetstream().add_stream(StreamConfig(self.stream, subjects=[f"{self.subject}.>"], **config))
+
+    async def write(self, *numbers: int, subject: str = "made") -> None:
+        async with client_of(self.server) as client:
+            jetstream = client.jetstream()
+            for number in numbers:
+                await jetstream.publish_async(f"{self.subject}.{subject}", json.dumps({"n": number}).encode())
+            await jetstream.publish_async_completed()
+
+    async def ask(self, what: str, *arguments: Any, **more: Any) -> Any:
+        """Have the server do something with the stream."""
+        async with client_of(self.server) as client:
+            return await getattr(client.jetstream(), what)(self.stream, *arguments, **more)
+
+    async def floor(self, consumer: str = "eventhost-nats") -> int:
+        """Up to where the consumer has acknowledgements."""
+        return (await self.ask("consumer_info", consumer)).ack_floor.stream_seq
+
+    async def until_floor(self, seq: int, consumer: str = "eventhost-nats") -> None:
+        with anyio.fail_after(20):
+            while await self.floor(consumer) < seq:
+                await anyio.sleep(0.05)
+
+    def config(self, **more: Any) -> dict[str, Any]:
+        return {"connection": {"url": self.server.url(), "streams": [{"stream": self.stream, **more}]}}
+
+    def source(self, **more: Any) -> Any:
+        return source_process(SOURCE, self.config(**more), self.state)
+
+
+@pytest.fixture
+def orders(server: Nats, tmp_path: Path) -> Orders:
+    return Orders(server, tmp_path / "state")
+
+
+def numbers(events: Sequence[Event]) -> list[int]:
+    return [event["payload"]["n"] for event in events if event["type"] != "nats.gap"]
+
+
+def gaps(source: SourceProcess) -> list[Event]:
+    return [event for event in source.events if event["type"] == "nats.gap"]
+
+
+# Subjects
+
+
+def subjects(server: Nats, wanted: Any, **more: Any) -> dict[str, Any]:
+    return {"connection": {"url": server.url(), "subjects": wanted, **more}}
+
+
+async def test_messages_become_events_by_their_subjects(server: Nats, tmp_path: Path) -> None:
+    wanted = [
+        {"subject": "door.*.opened", "type": "door.opened.{1}"},
+        {"subject": "log.>", "type": "{subject}"},
+        "plain",
+    ]
+    async with source_process(SOURCE, subjects(server, wanted), tmp_path) as source, client_of(server) as client:
+        await source.logged("subscribed")
+        await client.publish("door.front.opened", b'{"by": "Ann"}', headers={"Trace": "7"})
+        await client.publish("log.a.b c".replace(" ", "_"), b"text", reply="answer.here")
+        await client.publish("plain", b"\xff\x00")
+        await client.flush()
+        events = await source.count(3)
+    by_type = {event["type"]: event for event in events}
+    assert {name: event["payload"] for name, event in by_type.items()} == {
+        "door.opened.front": {"by": "Ann"},
+        "log.a.b_c": {"value": "text"},
+        "nats.message": {"base64": "/wA="},
+    }
+    assert by_type["door.opened.front"]["metadata"] == {
+        "source": "nats",
+        "connection": "nats",
+        "subject": "door.front.opened",
+        "headers": {"Trace": "7"},
+    }
+    assert by_type["log.a.b_c"]["metadata"]["reply"] == "answer.here"
+
+
+async def until_heard(source: SourceProcess, bookmark: Path, times: int = 1) -> None:
+    """Wait until the source has noted so often up to when it has heard everything."""
+    await source.until_asked(bookmark.exists)
+    for _ in range(times):
+        before = bookmark.read_text()
+        await source.until_asked(lambda before=before: bookmark.read_text() != before)  # type: ignore[misc]
+
+
+async def test_a_queue_group_shares_its_messages(server: Nats, tmp_path: Path) -> None:
+    config = subjects(server, {"subject": "work", "queue": "workers"})
+    async with (
+        source_process(SOURCE, config, tmp_path / "a") as one,
+        source_process(SOURCE, config, tmp_path / "b") as other,
+        client_of(server) as client,
+    ):
+        await one.logged("subscribed")
+        await other.logged("subscribed")
+        for number in range(50):
+            await client.publish("work", json.dumps({"n": number}).encode())
+        await client.flush()
+        with anyio.fail_after(20):
+            while len(one.events) + len(other.events) < 50:
+                await anyio.sleep(0.02)
+    assert one.events
+    assert other.events
+    assert sorted(numbers(one.events) + numbers(other.events)) == list(range(50))
+
+
+async def test_a_server_that_goes_away_leaves_a_gap_in_subjects_and_is_found_again(tmp_path: Path) -> None:
+    with nats_server() as server:
+        async with source_process(SOURCE, subjects(server, ["a"]), tmp_path) as source:
+            await source.logged("subscribed")
+            for at, end in enumerate((server.stop, server.kill), 1):
+                await aside(end)
+                await source.logged("the server has closed the connection", at)
+                await aside(server.start)
+                await source.logged("subscribed", at + 1)
+                async with client_of(server) as client:
+                    await client.publish("a", json.dumps({"n": at}).encode())
+                await source.until(lambda at=at: at in numbers(source.events))  # type: ignore[misc]
+        assert [event["type"] for event in source.events] == ["nats.gap", "nats.message"] * 2
+        told = source.events[0]["payload"]
+        assert (told["reason"], told["subjects"], told["connection"]) == ("not_connected", ["a"], "nats")
+        assert told["after"]["time"] < told["until"]["time"]
+        async with source_process(SOURCE, subjects(server, ["a"]), tmp_path) as source:
+            (again,) = await source.count(1)
+        assert again["payload"]["after"]["time"] >= source.events[0]["payload"]["after"]["time"]
+        assert again["payload"]["until"]["time"] > gaps(source)[0]["payload"]["after"]["time"]
+
+
+async def test_what_was_heard_is_noted_only_after_the_host_has_accepted_it(server: Nats, tmp_path: Path) -> None:
+    late = {"name": "late", "url": server.url(), "subjects": ["late"]}
+    # Tells how time goes by.
+    other = {"name": "other", "url": server.url(), "subjects": ["other"]}
+    config = {"connections": [late, other]}
+    async with source_process(SOURCE, config, tmp_path) as source, client_of(server) as client:
+        await source.logged("subscribed", 2)
+        await until_heard(source, tmp_path / "late.subjects.json")
+        source.accepts = lambda event: False
+        await client.publish("late", b'{"n": 1}')
+        await client.flush()
+        await source.count(1)
+        noted = (tmp_path / "late.subjects.json").read_text()
+        await until_heard(source, tmp_path / "other.subjects.json", 2)
+        source.kill()
+    async with source_process(SOURCE, config, tmp_path) as source:
+        told = {event["payload"]["connection"]: event["payload"] for event in await source.count(2)}
+    assert told["late"]["after"]["time"] == json.loads(noted)["heard"] < told["other"]["after"]["time"]
+
+
+async def test_a_flood_that_the_host_does_not_take_is_bounded_and_what_was_dropped_is_told(
+    server: Nats, tmp_path: Path
+) -> None:
+    size, count = 1_000_000, 100
+    config = subjects(server, ["flood"], name="flooded")
+    async with source_process(SOURCE, config, tmp_path) as source, client_of(server) as client:
+        await source.logged("subscribed")
+        source.accepts = lambda event: False
+        for _ in range(count):
+            await client.publish("flood", b"x" * size)
+        await client.flush()
+        await source.count(1)
+        await source.until_asked(lambda: server.sent_to("eventhost flooded") == count)
+        assert source.peak_memory_bytes() < 220_000_000
+        source.accepts = lambda event: True
+        ids = [event["id"] for event in source.events]
+        source.say(method="notifications/eventsource/accepted", params={"ids": ids})
+        await source.until(lambda: gaps(source))
+        told = source.events.index(gaps(source)[0])
+        assert 60 < told < count
+        await client.publish("flood", b'{"n": 1}')
+        await client.flush()
+        await source.count(told + 2)
+    assert [event["type"] for event in source.events[told:]] == ["nats.gap", "nats.message"]
+    gap = source.events[told]["payload"]
+    assert (gap["reason"], told + gap["messages"]) == ("slow_consumer", count)
+
+
+# Streams
+
+
+async def test_a_stream_is_told_from_now_on_with_its_own_ids_and_times(orders: Orders) -> None:
+    await orders.make()
+    await orders.write(1, 2)
+    async with orders.source(subjects={f"{orders.subject}.*": "order.{1}"}) as source:
+        await source.logged("connected")
+        await orders.write(3, subject="paid")
+        (event,) = await source.count(1)
+        await orders.until_floor(3)
+        info = await orders.ask("stream_info")
+        created = int(info.created.timestamp() * 1000)
+        message = await orders.ask("get_msg", 3)
+    assert event["type"] == "order.paid"
+    assert event["payload"] == {"n": 3}
+    assert event["id"] == f"nats:{orders.stream}:{created}:3"
+    assert event["metadata"] == {
+        "source": "nats",
+        "connection": "nats",
+        "subject": f"{orders.subject}.paid",
+        "stream": orders.stream,
+        "seq": 3,
+    }
+    assert abs(event["timestamp"] - message.time.timestamp() * 1000) <= 1
+
+
+@pytest.mark.parametrize(
+    ("deliver", "expected"), [("all", [1, 2, 3, 4]), ("last", [3, 4]), ({"from": 2}, [2, 3, 4]), ("new", [4])]
+)
+async def test_the_first_start_begins_where_it_is_told_to(orders: Orders, deliver: Any, expected: list[int]) -> None:
+    await orders.make()
+    await orders.write(1, 2, 3)
+    async with orders.source(deliver=deliver) as source:
+        await source.logged("connected")
+        await orders.write(4)
+        await source.until(lambda: source.events and source.events[-1]["payload"].get("n") == 4)
+    assert numbers(source.events) == expected
+    assert not gaps(source)
+
+
+async def test_the_first_start_can_begin_at_a_time(orders: Orders) -> None:
+    await orders.make()
+    await orders.write(1)
+    await orders.write(2)
+    time = (await orders.ask("get_msg", 2)).time
+    async with orders.source(deliver={"from": time.isoformat()}) as source:
+        await source.count(1)
+    assert numbers(source.events) == [2]
+
+
+async def test_nothing_is_lost_or_out_of_order_when_the_server_stops_and_starts(tmp_path: Path) -> None:
+    with nats_server() as server:
+        orders = Orders(server, tmp_path / "state")
+        await orders.make()
+        async with orders.source() as source:
+            await source.logged("connected")
+            await orders.write(*range(700))
+            await source.count(100)
+            await aside(server.stop)
+            await source.logged("trying again")
+            await aside(server.start)
+            await orders.write(*range(700, 900))
+            await source.until(lambda: source.events[-1]["payload"].get("n") == 899)
+            await orders.write(*range(900, 1500))
+            await aside(server.kill)
+            await aside(server.start)
+            await orders.write(1500)
+            await source.until(lambda: source.events[-1]["payload"].get("n") == 1500)
+        assert not gaps(source)
+        told = {event["id"]: event for event in source.events}
+        assert numbers(list(told.values())) == list(range(1501))
+
+
+async def test_a_source_that_is_killed_loses_nothing_and_what_it_repeats_is_the_same(orders: Orders) -> None:
+    accepted: dict[str, Event] = {}
+
+    def first_300(event: Event) -> bool:
+        if len(accepted) < 300:
+            accepted[event["id"]] = event
+        return event["id"] in accepted
+
+    await orders.make()
+    async with orders.source() as source:
+        await source.logged("connected")
+        source.accepts = first_300
+        await orders.write(*range(3000))
+        await source.until(lambda: len(accepted) == 300)
+        source.kill()
+    await orders.write(3000)
+    async with orders.source() as source:
+        await source.until(lambda: source.events and source.events[-1]["payload"].get("n") == 3000)
+        assert numbers(source.events) == list(range(numbers(source.events)[0], 3001))
+        for event in source.events:
+            assert accepted.setdefault(event["id"], event) == event
+    assert numbers(list(accepted.values())) == list(range(3001))
+    assert not gaps(source)
+
+
+async def test_only_what_the_host_has_accepted_is_acknowledged(orders: Orders) -> None:
+    await orders.make()
+    async with orders.source() as source:
+        await source.logged("connected")
+        source.accepts = lambda event: False
+        await orders.write(1)
+        (event,) = await source.count(1)
+        info = await orders.ask("consumer_info", "eventhost-nats")
+        assert (info.num_ack_pending, info.ack_floor.stream_seq) == (1, 0)
+        assert await source.end() == 0
+    assert await orders.floor() == 0
+    async with orders.source() as source:
+        assert (await source.count(1))[0] == event
+        await orders.until_floor(1)
+
+
+async def test_a_consumer_that_is_deleted_is_made_again_where_it_stood(orders: Orders) -> None:
+    await orders.make()
+    async with orders.source() as source:
+        await source.logged("connected")
+        await orders.write(1)
+        await source.count(1)
+        await orders.until_floor(1)
+        await orders.ask("delete_consumer", "eventhost-nats")
+        await source.logged("Consumer Deleted")
+        await orders.write(2)
+        await source.count(2)
+        await orders.until_floor(2)
+    await orders.ask("delete_consumer", "eventhost-nats")
+    await orders.write(3)
+    async with orders.source() as again:
+        await again.count(1)
+    assert numbers([*source.events, *again.events]) == [1, 2, 3]
+    assert not gaps(source)
+    assert not gaps(again)
+
+
+async def test_a_stream_that_is_made_anew_is_a_gap_and_is_told_from_its_beginning(orders: Orders) -> None:
+    await orders.make()
+    async with orders.source() as source:
+        await source.logged("connected")
+        await orders.write(1, 2)
+        await source.count(2)
+        await orders.ask("delete_stream")
+        await source.logged("there is no stream")
+        await orders.make()
+        await orders.write(3)
+        _, second, gap, third = await source.count(4)
+    told = gap["payload"]
+    assert (told["reason"], told["stream"]) == ("stream_replaced", orders.stream)
+    assert told["after"]["seq"] == second["metadata"]["seq"]
+    assert (third["payload"], third["metadata"]["seq"]) == ({"n": 3}, 1)
+    assert third["id"] != source.events[0]["id"]
+
+
+async def test_what_was_removed_before_it_was_read_is_counted_exactly(orders: Orders) -> None:
+    await orders.make(max_msgs=5)
+    async with orders.source() as source:
+        await source.logged("connected")
+        await orders.write(1, 2)
+        await source.count(2)
+        await orders.until_floor(2)
+    await orders.write(*range(3, 13))
+    async with orders.source() as source:
+        gap, *events = await source.count(6)
+        assert gap["payload"] | {"after": None} == {
+            "connection": "nats",
+            "stream": orders.stream,
+            "reason": "removed",
+            "messages": 5,
+            "after": None,
+            "until": {"seq": 8},
+        }
+        assert gap["payload"]["after"]["seq"] == 2
+        assert numbers(events) == [8, 9, 10, 11, 12]
+        await orders.until_floor(12)
+        (upstream,) = [line for line in source.log.splitlines() if "removed" in line]
+        assert "nats.gap" in upstream
+    async with orders.source() as source:
+        await source.logged("connected")
+        await orders.write(13)
+        await source.count(1)
+    assert numbers(source.events) == [13]
+    assert not gaps(source)
+
+
+async def test_what_is_removed_in_the_middle_of_what_is_unread_is_a_gap(orders: Orders) -> None:
+    await orders.make()
+    async with orders.source() as source:
+        await source.logged("connected")
+        await orders.write(1)
+        await source.count(1)
+        await orders.until_floor(1)
+    await orders.write(2, 3, 4, 5, 6)
+    for seq in (3, 5):
+        await orders.ask("delete_msg", seq)
+    async with orders.source() as source:
+        gap, *events = await source.count(4)
+    assert (gap["payload"]["messages"], gap["payload"]["after"]["seq"], gap["payload"]["until"]["seq"]) == (2, 2, 6)
+    assert numbers(events) == [2, 4, 6]
+
+
+async def test_of_some_subjects_of_a_stream_what_was_removed_is_told_as_what_it_is_at_most(orders: Orders) -> None:
+    await orders.make(max_msgs=5)
+    wanted = [f"{orders.subject}.paid"]
+    async with orders.source(subjects=wanted) as source:
+        await source.logged("connected")
+        await orders.write(1, subject="paid")
+        await source.count(1)
+        await orders.until_floor(1)
+    await orders.write(*range(2, 9), subject="other")
+    async with orders.source(subjects=wanted) as source:
+        (gap,) = await source.count(1)
+        await source.logged("connected")
+        await orders.write(9, subject="paid")
+        await source.count(2)
+    assert gap["payload"]["messagesAtMost"] == 2
+    assert "messages" not in gap["payload"]
+    assert numbers(source.events) == [9]
+
+
+async def test_what_was_never_wanted_is_no_gap_when_it_is_removed(orders: Orders) -> None:
+    await orders.make(max_msgs_per_subject=1)
+    for subject in ("a", "b"):
+        await orders.write(1, 2, 3, subject=subject)
+    async with orders.source(deliver="all") as source:
+        await source.count(2)
+        await orders.write(4, subject="a")
+        await source.count(3)
+        await orders.until_floor(7)
+    assert numbers(source.events) == [3, 3, 4]
+    assert not gaps(source)
+
+
+async def test_two_sources_that_read_from_one_consumer_say_so_and_lose_nothing(orders: Orders, tmp_path: Path) -> None:
+    await orders.make()
+    async with orders.source() as one, source_process(SOURCE, orders.config(), tmp_path / "other") as other:
+        await one.logged("connected")
+        await other.logged("connected")
+        with anyio.fail_after(30):
+            number = 0
+            while "a `durable` of its own" not in one.log + other.log:
+                await orders.write(number := number + 1)
+        await other.end()
+        await orders.write(number + 1)
+        await one.until(lambda: number + 1 in numbers(one.events))
+    assert sorted({*numbers(one.events)}) == list(range(1, number + 2))
+
+
+async def test_a_consumer_that_others_share_gives_each_its_part_and_again_what_was_not_accepted(
+    orders: Orders, tmp_path: Path
+) -> None:
+    await orders.make(retention="workqueue")
+    await orders.ask("add_consumer", ConsumerConfig(durable_name="workers", ack_policy=AckPolicy.EXPLICIT, ack_wait=1))
+    config = orders.config(consumer="workers")
+    async with orders.source(consumer="workers") as one:
+        await one.logged("connected")
+        one.accepts = lambda event: False
+        await orders.write(*range(20))
+        await one.count(20)
+        one.kill()
+    async with orders.source(consumer="workers") as one, source_process(SOURCE, config, tmp_path / "b") as other:
+        await one.logged("connected")
+        await other.logged("connected")
+        await orders.write(*range(20, 40))
+        with anyio.fail_after(30):
+            while {*numbers(one.events), *numbers(other.events)} != set(range(40)):
+                await anyio.sleep(0.05)
+        with anyio.fail_after(20):
+            while (await orders.ask("stream_info")).state.messages:
+                await anyio.sleep(0.05)
+    assert not gaps(one)
+    assert not gaps(other)
+
+
+async def test_a_work_queue_is_read_by_a_consumer_that_the_source_makes(orders: Orders) -> None:
+    await orders.make(retention="workqueue")
+    await orders.write(1, 2)
+    async with orders.source() as source:
+        await source.count(2)
+        await orders.until_floor(2)
+    await orders.write(3)
+    async with orders.source() as again:
+        await again.count(1)
+    assert numbers([*source.events, *again.events]) == [1, 2, 3]
+    assert not gaps(again)
+
+
+async def test_while_the_host_takes_its_time_nothing_is_delivered_twice(orders: Orders) -> None:
+    await orders.make()
+    await orders.ask("add_consumer", ConsumerConfig(durable_name="slow", ack_policy=AckPolicy.EXPLICIT, ack_wait=1))
+    async with orders.source(consumer="slow") as source, client_of(orders.server) as client:
+        await source.logged("connected")
+        source.accepts = lambda event: False
+        said = await client.subscribe(f"$JS.ACK.{orders.stream}.slow.>")
+        await client.flush()
+        await orders.write(1)
+        (event,) = await source.count(1)
+        # Three of them come in the time after which it would be delivered again.
+        for _ in range(5):
+            assert (await said.next_msg(20)).data == b"+WPI"
+        source.accepts = lambda event: True
+        source.say(method="notifications/eventsource/accepted", params={"ids": [event["id"]]})
+        await orders.until_floor(1, "slow")
+        info = await orders.ask("consumer_info", "slow")
+        assert info.delivered.consumer_seq == 1
+
+
+async def test_messages_that_are_larger_than_a_batch_are_told_too(tmp_path: Path) -> None:
+    with nats_server(max_payload=6_000_000, max_pending=12_000_000) as server:
+        orders = Orders(server, tmp_path / "state")
+        await orders.make()
+        async with orders.source() as source, client_of(server) as client:
+            await source.logged("connected")
+            jetstream = client.jetstream()
+            for size in (10, 5_500_000, 1_500_000, 1_500_000, 1_500_000, 10):
+                await jetstream.publish(f"{orders.subject}.made", b"x" * size)
+            events = await source.count(6)
+            await orders.until_floor(6)
+    sizes = [len(event["payload"]["value"]) for event in events]
+    assert sizes == [10, 5_500_000, 1_500_000, 1_500_000, 1_500_000, 10]
+
+
+async def test_a_stream_that_is_not_there_yet_does_not_keep_others_from_being_read(orders: Orders) -> None:
+    config = orders.config()
+    config["connection"]["streams"].append("LATER")
+    config["connection"]["subjects"] = [f"{orders.subject}.>"]
+    async with source_process(SOURCE, config, orders.state) as source:
+        await source.logged("there is no stream LATER")
+        await source.logged(f"there is no stream {orders.stream}")
+        await orders.make()
+        await source.logged(f"reading {orders.stream}")
+        await orders.write(1)
+        core, stored = sorted(await source.count(2), key=lambda event: "stream" in event["metadata"])
+    assert core["payload"] == stored["payload"] == {"n": 1}
+
+
+# Who may connect, and what is told if not
+
+
+async def test_a_wrong_password_is_told_without_it_and_the_right_one_works(tmp_path: Path) -> None:
+    with nats_server(authorization={"user": "eve", "password": "right-one"}) as server:
+        config = {"url": server.url(), "subjects": ["a"], "user": "eve"}
+        wrong = {"connection": {**config, "password": "wrong-one"}}
+        async with source_process(SOURCE, wrong, tmp_path) as source:
+            await source.logged("check user, password, token, nkeySeed or credentials")
+            assert "wrong-one" not in source.log
+        async with source_process(SOURCE, {"connection": {**config, "password": "right-one"}}, tmp_path) as source:
+            await source.logged("subscribed")
+
+
+async def test_what_is_not_permitted_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    rights = {"subscribe": ["open.>", "_INBOX.>"], "publish": [">"]}
+    users = [{"user": "eve", "password": "pw", "permissions": rights}]
+    with nats_server(authorization={"users": users}) as server:
+        config = subjects(server, ["open.a", "secret.b"], user="eve", password="pw")
+        async with source_process(SOURCE, config, tmp_path) as source:
+            await source.logged('permissions violation for subscription to "secret.b"')
+            async with client_of(server, user="eve", password="pw") as client:
+                await client.publish("open.a", b"{}")
+                await client.flush()
+                await source.count(1)
+
+
+async def test_a_server_without_jetstream_is_told(tmp_path: Path) -> None:
+    with nats_server(jetstream=None) as server:
+        config = {"connection": {"url": server.url(), "streams": ["ORDERS"]}}
+        async with source_process(SOURCE, config, tmp_path) as source:
+            await source.logged("has no JetStream")
+
+
+@pytest.fixture
+def tls_folder(tmp_path: Path) -> Path:
+    """`cert.pem` and `key.pem` of a server, and `ca.pem` of who made them."""
+    made = Certificates(tmp_path)
+    made.issue()
+    (tmp_path / "ca.pem").write_bytes(made.root.public_bytes(Encoding.PEM))
+    return tmp_path
+
+
+def tls(folder: Path, **more: Any) -> dict[str, Any]:
+    return {"cert_file": str(folder / "cert.pem"), "key_file": str(folder / "key.pem"), **more}
+
+
+async def test_a_certificate_that_nobody_trusts_is_told_with_the_mend(tls_folder: Path, tmp_path: Path) -> None:
+    with nats_server(tls=tls(tls_folder)) as server:
+        async with source_process(SOURCE, subjects(server, ["a"]), tmp_path / "state") as source:
+            await source.logged("its certificate cannot be verified")
+            await source.logged("name its authority as `ca`")
+        trusting = subjects(server, ["a"], ca=str(tls_folder / "ca.pem"))
+        async with source_process(SOURCE, trusting, tmp_path / "state") as source:
+            await source.logged("subscribed")
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after the greeting", "before anything else"])
+async def test_a_server_that_wants_a_certificate_is_shown_it(tls_folder: Path, tmp_path: Path, first: bool) -> None:
+    pem = {"ca": str(tls_folder / "ca.pem"), "cert": str(tls_folder / "cert.pem"), "key": str(tls_folder / "key.pem")}
+    settings = tls(tls_folder, ca_file=pem["ca"], verify=True, handshake_first=first)
+    # It greets nobody before the handshake, so that it is up is seen in its log alone.
+    with nats_server(greets=not first, tls=settings) as server:
+        config = subjects(server, ["a"], tlsFirst=first, **pem)
+        config["connection"]["url"] = server.url("tls")
+        async with source_process(SOURCE, config, tmp_path / "state") as source:
+            await source.logged("subscribed")
+
+
+async def test_no_secret_is_told_to_a_server_that_speaks_no_tls_where_tls_is_wanted(tmp_path: Path) -> None:
+    said = b""
+
+    async def greet(stream: SocketStream) -> None:
+        nonlocal said
+        async with stream:
+            await stream.send(b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1000}\r\n')
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    said += await stream.receive()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, greet)
+        port = listener.extra(SocketAttribute.local_port)
+        url = f"tls://127.0.0.1:{port}"
+        config = {"connection": {"url": url, "subjects": ["a"], "user": "eve", "password": "secret"}}
+        async with source_process(SOURCE, config, tmp_path) as source:
+            await source.logged("it offers no TLS")
+        tasks.cancel_scope.cancel()
+    assert said == b""
+
+
+async def test_an_nkey_and_a_token_let_it_in(tmp_path: Path) -> None:
+    seed = nkeys.encode_seed(b"s" * 32, nkeys.PREFIX_BYTE_USER)
+    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    with nats_server(authorization={"users": [{"nkey": public}]}) as server:
+        config = subjects(server, ["a"], nkeySeed=seed.decode())
+        async with source_process(SOURCE, config, tmp_path / "nkey") as source:
+            await source.logged("subscribed")
+            assert seed.decode() not in source.log
+    with nats_server(authorization={"token": "let-me-in"}) as server:
+        async with source_process(SOURCE, subjects(server, ["a"], token="let-me-in"), tmp_path / "token") as source:
+            await source.logged("subscribed")
+
+
+@pytest.mark.parametrize("content", [None, "no credentials", "-----BEGIN NATS USER JWT-----\nx\n"])
+async def test_a_credentials_file_that_is_none_is_told(server: Nats, tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "eve.creds"
+    if content is not None:
+        file.write_text(content)
+    async with source_process(SOURCE, subjects(server, ["a"], credentials=str(file)), tmp_path / "state") as source:
+        await source.logged("eve.creds: " + ("No such file" if content is None else "it holds no user's JWT and seed"))
+
+
+async def test_a_wrong_configuration_ends_it_with_what_to_mend(tmp_path: Path) -> None:
+    async with source_process(SOURCE, {"connection": {"url": "nats://h", "subject": "a"}}, tmp_path) as source:
+        await source.logged("connection.subjects: there is nothing to read")
+        with anyio.fail_after(20):
+            assert await source.end() == 1
+
+
+async def test_an_address_where_nobody_listens_is_told_without_the_password_in_it(tmp_path: Path) -> None:
+    config = {"connection": {"url": f"nats://eve:secret@127.0.0.1:{free_port()}", "subjects": ["a"]}}
+    async with source_process(SOURCE, config, tmp_path) as source:
+        await source.logged("nobody listens there")
+        assert "secret" not in source.log
+        status = await source.call("get_source_status")
+    assert [upstream["state"] for upstream in status["upstreams"]] == ["reconnecting"]
