@@ -68,13 +68,13 @@ async def child_transport(
         raise Unavailable(
             f"{server.command[0]} cannot be started: {reason}; is it installed, and on the PATH?"
         ) from None
-    child = _Child(process, log)
+    child = _Child(process, log, lost)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(child.read_log)
-            tasks.start_soon(child.watch, lost)
-            tasks.start_soon(child.read, lost)
-            tasks.start_soon(child.write, lost)
+            tasks.start_soon(child.watch)
+            tasks.start_soon(child.read)
+            tasks.start_soon(child.write)
             try:
                 yield child.incoming, child.outgoing
             finally:
@@ -86,15 +86,17 @@ async def child_transport(
 
 
 class _Child:
-    def __init__(self, process: asyncio.subprocess.Process, log: Callable[[str, str], None]) -> None:
-        self._process, self._log = process, log
+    def __init__(
+        self, process: asyncio.subprocess.Process, log: Callable[[str, str], None], lost: Callable[[str], None]
+    ) -> None:
+        self._process, self._log, self._lost = process, log, lost
         self._feed, self.incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         self.outgoing, self._to_send = anyio.create_memory_object_stream[SessionMessage](0)
         self._words: deque[str] = deque(maxlen=1)
         self._log_ended = anyio.Event()
         self._garbage = 0
 
-    async def read(self, lost: Callable[[str], None]) -> None:
+    async def read(self) -> None:
         """Hand on what it says, a message a line."""
         async for line in self._lines():
             try:
@@ -110,9 +112,9 @@ class _Child:
             while self._process.returncode is None:  # noqa: ASYNC110 - no event tells it that does not wait for pipes
                 await anyio.sleep(0.01)
             await self._log_ended.wait()
-        lost(self._end())
+        self._end()
 
-    async def write(self, lost: Callable[[str], None]) -> None:
+    async def write(self) -> None:
         """Send it what the session says."""
         stdin = self._process.stdin
         assert stdin is not None
@@ -124,7 +126,7 @@ class _Child:
             except OSError:
                 # Its death, if that is why, says more.
                 await anyio.sleep(_DEATH_AFTER_SILENCE_S)
-                lost(self._end())
+                self._end()
                 return
 
     async def read_log(self) -> None:
@@ -141,12 +143,12 @@ class _Child:
         self._tell_log(rest)
         self._log_ended.set()
 
-    async def watch(self, lost: Callable[[str], None]) -> None:
+    async def watch(self) -> None:
         """Notice its death also where something that it started holds its pipes."""
         while self._process.returncode is None:  # noqa: ASYNC110 - as above
             await anyio.sleep(_POLL_S)
         await anyio.sleep(_DEATH_AFTER_SILENCE_S)
-        lost(self._end())
+        self._end()
 
     async def stop(self) -> None:
         """Close its stdin, which is how a server is asked to end; then signals. Bounded."""
@@ -205,7 +207,7 @@ class _Child:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signum)
 
-    def _end(self) -> str:
+    def _end(self) -> None:
         status = self._process.returncode
         if status is None:
             told = "the server closed its end of the conversation"
@@ -213,7 +215,9 @@ class _Child:
             told = f"the server was killed by {signal.Signals(-status).name}"
         else:
             told = f"the server exited with status {status}"
-        return told + (f"; its last words: {self._words[-1]}" if self._words else "")
+        self._lost(told + (f"; its last words: {self._words[-1]}" if self._words else ""))
+        # Whoever still waits for an answer, in the handshake say, learns it so.
+        self._feed.close()
 
 
 def _shown(line: bytes) -> str:

@@ -211,8 +211,9 @@ class _Link:
             await self._check(tool, patience_s)
             raise Unavailable(f"{tool} did not answer within {timeout_s:g} s, its `timeout`") from None
         except _NO_ANSWER as error:
+            told = ": ".join(filter(None, (self._reason.status, _told(error))))
             await self._check(tool, patience_s)
-            raise Unavailable(f"{tool} failed: {_told(error)}") from None
+            raise Unavailable(f"{tool} failed: {told}") from None
         content = [part.model_dump(mode="json", by_alias=True, exclude_none=True) for part in result.content]
         if result.is_error:
             await self._check(tool, patience_s)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from link import Server
 from options import ServerAt, Watched, watched
 from results import Answer
 from watching import Watch
@@ -15,6 +16,9 @@ from watching import Watch
 from eventhost.errors import NotFound
 from eventhost.kit import EventSource
 from eventhost.kit.upstream import first_to_end
+
+if TYPE_CHECKING:
+    from link import Server
 
 source = EventSource("mcp-tool", ["mcp-tool.*"], description="Changes of what tools of MCP servers answer, as events")
 
@@ -31,6 +35,10 @@ async def watch_all() -> None:
     _watches.clear()
     for one in found:
         _watches[one.name] = Watch(one, source.state_dir / "told", source.emit_all, source.upstream(one.name))
+    # The SDK takes a second to load, in which the host is answered.
+    await asyncio.to_thread(import_module, "link")
+    from link import Server
+
     jobs: list[Awaitable[None]] = []
     for at in {id(one.server): one.server for one in found}.values():
         tools = [one for one in found if one.server is at]
