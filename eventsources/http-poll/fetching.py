@@ -101,6 +101,8 @@ class Fetcher:
             if answer.status not in _MOVED or "location" not in answer.headers:
                 return answer
             target = request.url.join(answer.headers["location"])
+            if target.scheme not in ("http", "https"):
+                raise Unavailable("leads to what is no http or https URL")
             if answer.status in _FOR_GOOD:
                 self._tell_moved(page, target)
             headers = request.headers if _same_server(request.url, target) else {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from eventhost.kit.options import Options
 from eventhost.kit.selection import Selection
@@ -145,7 +145,9 @@ def _name_of(options: Options, url: str) -> str:
 
 def _secrets_of(url: str) -> list[str]:
     parts = urlsplit(url)
-    return [text for text in (parts.password, parts.query) if text]
+    # A short value is more likely a word than a secret: `format=json`.
+    values = [value for _, value in parse_qsl(parts.query) if len(value) >= 8]
+    return [text for text in (parts.password, parts.query, *values) if text]
 
 
 def _headers(options: Options) -> dict[str, str]:

@@ -47,25 +47,28 @@ class Poll:
         self._fetch, self._emit, self._upstream, self._turn = fetch, emit, upstream, turn
         self._failures = 0
 
-    async def session(self) -> None:
-        """Look until something fails.
-
-        Raises:
-            Unavailable: it cannot be read now; what is known of it stays as it is.
-        """
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
         while True:
             started_s = time.monotonic()
-            try:
-                async with self._turn:
-                    wait_s = await self.look()
-            except (Unavailable, Misshapen) as error:
-                self._failures += 1
-                # A server that fails is left alone for longer and longer, but no longer than one that does not.
-                after_s = error.after_s if isinstance(error, Unavailable) else self.page.interval_s
-                after_s = max(after_s, min(self.page.interval_s, 2.0 ** min(self._failures, 30)))
-                raise Unavailable(hidden(self.page, str(error)), after_s=after_s) from None
-            self._failures = 0
+            async with self._turn:
+                wait_s = await self.turn()
             await asyncio.sleep(max(wait_s - (time.monotonic() - started_s), 0))
+
+    async def turn(self) -> float:
+        """Look once; where that fails, say so in the status. Return the seconds from this look to the next."""
+        page = self.page
+        try:
+            wait_s = await self.look()
+        except (Unavailable, Misshapen, OSError) as error:
+            # A server that fails is left alone for longer and longer, but no longer than one that does not.
+            again_s = min(page.interval_s, 2.0**self._failures)
+            self._failures = min(self._failures + 1, 30)
+            after_s = error.after_s if isinstance(error, Unavailable) else page.interval_s
+            self._upstream.failed(hidden(page, str(error)))
+            return max(after_s, again_s)
+        self._failures = 0
+        return wait_s
 
     async def look(self) -> float:
         """Look once, and tell; return the seconds from one look to the next.
@@ -82,6 +85,7 @@ class Poll:
         conditional = {} if page.next else known.get("validators", {})
         answer = await self._fetch(page, page.url, conditional)
         if answer.status == 304:
+            self._connected("nothing has changed")
             wait_s = fresh_s(answer.headers) or known.get("ttl_s", 0)
         else:
             wait_s = await self._take(answer, known)
@@ -96,8 +100,11 @@ class Poll:
     async def _take(self, answer: Answer, known: dict[str, Any]) -> float:
         digest = blake2b(answer.body, digest_size=16).hexdigest()
         if not self.page.next and known.get("body") == digest and known.get("validators") == validators(answer.headers):
+            self._connected("nothing has changed")
             return fresh_s(answer.headers) or float(known["ttl_s"])
         reading = await self._all_pages(answer)
+        await asyncio.to_thread(self._table.expect, reading.items.form)
+        self._connected(f"{len(reading.items.items)} items")
         note = {
             "request": self.page.request,
             "validators": validators(answer.headers),
@@ -181,5 +188,7 @@ class Poll:
         self._upstream.position = {
             "lookedAt": moments[0], "status": status, "items": len(self._table), "next": moments[1],
         }  # fmt: skip
+
+    def _connected(self, detail: str) -> None:
         if self._upstream.state != "connected":
-            self._upstream.connected(f"{len(self._table)} items known")
+            self._upstream.connected(detail)

@@ -29,7 +29,7 @@ async def poll_all() -> None:
             Poll(page, source.state_dir, fetcher.fetch, source.emit_all, source.upstream(page.name), turn)
             for page in found
         ]
-        await first_to_end(*(source.upstream(poll.page.name).stay(poll.session) for poll in polls))
+        await first_to_end(*(poll.run() for poll in polls))
 
 
 if __name__ == "__main__":
