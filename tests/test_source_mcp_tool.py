@@ -105,28 +105,16 @@ async def test_the_todo_list_of_this_repository_is_told_as_its_entries_come_chan
         await source.count(2)
         todo.remove(2)
         events = await source.count(3)
+    milk = {"id": 2, "title": "milk", "done": False}
+    finished = {**milk, "done": True}
+    common = {"name": "todo", "tool": "list", "key": 2}
     assert [(event["type"], event["payload"]) for event in events] == [
-        (
-            "todo.created",
-            {"tool": "list", "key": 2, "item": {"id": 2, "title": "milk", "done": False}, "old": None, "changed": []},
-        ),
-        (
-            "todo.changed",
-            {
-                "tool": "list",
-                "key": 2,
-                "item": {"id": 2, "title": "milk", "done": True},
-                "old": {"id": 2, "title": "milk", "done": False},
-                "changed": ["done"],
-            },
-        ),
-        (
-            "todo.deleted",
-            {"tool": "list", "key": 2, "item": None, "old": {"id": 2, "title": "milk", "done": True}, "changed": []},
-        ),
+        ("todo.created", {**common, "change": "created", "item": milk, "old": None, "changed": []}),
+        ("todo.changed", {**common, "change": "changed", "item": finished, "old": milk, "changed": ["done"]}),
+        ("todo.deleted", {**common, "change": "deleted", "item": None, "old": finished, "changed": []}),
     ]
     assert len({event["id"] for event in events}) == 3
-    assert events[0]["metadata"] == {"source": "mcp-tool", "name": "todo", "server": "todo"}
+    assert events[0]["metadata"] == {"source": "mcp-tool", "server": "todo"}
 
 
 async def test_a_public_server_on_the_sdk_is_watched_unchanged(tmp_path: Path) -> None:

@@ -115,13 +115,15 @@ class Watch:
     def _event(self, change: Change) -> Event:
         watched = self.watched
         payload: dict[str, Any] = {
+            "name": watched.name,
             "tool": watched.tool,
+            "change": change.kind,
             "key": change.key,
             "item": change.new,
             "old": change.old,
             "changed": change.changed,
         }
-        metadata = {"name": watched.name, "server": watched.server.name}
+        metadata = {"server": watched.server.name}
         return Event(watched.types[change.kind], payload, id=change.id, metadata=metadata)
 
     async def _until(self, due_s: float, retry_s: float) -> None:
