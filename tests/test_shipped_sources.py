@@ -29,6 +29,7 @@ from mcp.client import Client
 from mcp.client.extension import ClientExtension, NotificationBinding
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from pydantic import BaseModel
+from source_checks import tried
 
 import eventhost
 from eventhost.cli.source_test import find, play_golden
@@ -87,6 +88,41 @@ async def test_every_golden_case_of_a_source_gives_its_events(source: str) -> No
 def test_each_source_has_a_readme_and_a_config_that_names_it(source: str) -> None:
     assert read_jsonc(SOURCES / source / "config.jsonc")["name"] == source
     assert (SOURCES / source / "README.md").read_text("utf-8").startswith(f"# {source}\n")
+
+
+# What a host relies on
+
+CONFIGS: dict[str, Event] = {
+    "database": {"databases": [{"name": "notes", "url": "sqlite:///../../notes.db", "tables": ["note"]}]},
+    "file-watcher": {"paths": ["../../inbox"]},
+    "http-poll": {"urls": [{"name": "nobody", "url": "http://127.0.0.1:1/", "interval": "1s"}]},
+    "mcp-tool": {"servers": {"todo": {"command": [sys.executable, str(SOURCES.parent / "mcpservers/todo/server.py")],
+                                      "environment": {"EVENTHOST_STATE_DIR": "../../todo"}}}},
+    "nats": {"connections": [{"name": "nobody", "url": "nats://127.0.0.1:1", "subjects": {"a": "nats.a"}}]},
+    "process": {"commands": [{"name": "one", "command": ["echo", "one"], "every": "1s", "timeout": "10s"}],
+                "files": [], "journals": []},
+    "timer": {"interval": 100},
+    "webhook": {"port": 0},
+}  # fmt: skip
+"""What a source is configured with, over what it is shipped with, to speak to nobody but this machine."""
+
+EMITS = {"process", "timer"}
+"""The sources that say something by themselves, configured so."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("source", CONFIGS)
+async def test_a_shipped_source_does_what_a_host_relies_on(source: str, tmp_path: Path) -> None:
+    folder = tmp_path / "eventsources" / source
+    shutil.copytree(SOURCES / source, folder, ignore=shutil.ignore_patterns("golden", "__pycache__", ".mypy_cache"))
+    limits = {"initTimeout": "60s", "stopTimeout": "30s"}
+    (folder / "config.local.jsonc").write_text(json.dumps({**CONFIGS[source], **limits}))
+    (tmp_path / "config.jsonc").write_text("{}")
+    emits = source in EMITS
+    checks = await tried(tmp_path, source, seconds=60 if emits else 0.1, count=1)
+    assert not [check for check in checks.values() if check.outcome is Outcome.FAILED]
+    skipped = {name for name, check in checks.items() if check.outcome is Outcome.SKIPPED}
+    assert skipped == (set() if emits else {"events"})
 
 
 # The timer
@@ -470,6 +506,18 @@ async def test_the_node_example_pushes_and_has_the_tools(node_example: Path, tmp
             "event-source://node-example/status",
             "event-source://node-example/events",
         }
+
+
+@pytest.mark.anyio
+async def test_the_node_example_does_what_a_host_relies_on(node_example: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "eventsources" / "node-example"
+    shutil.copytree(node_example, folder, symlinks=True)
+    config = {"name": "node-example", "interval": 50, "initTimeout": "60s", "stopTimeout": "30s"}
+    (folder / "config.jsonc").write_text(json.dumps(config))
+    (tmp_path / "config.jsonc").write_text("{}")
+    checks = await tried(tmp_path, "node-example", seconds=60, count=2)
+    assert not [check for check in checks.values() if check.outcome is Outcome.FAILED]
+    assert checks["events"].outcome is Outcome.OK
 
 
 @pytest.mark.anyio
