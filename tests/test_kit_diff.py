@@ -211,6 +211,25 @@ async def test_batches_are_bounded_in_number_and_size(tmp_path: Path) -> None:
     assert batches == [2, 2, 1]
 
 
+async def test_what_is_nested_too_deep_is_refused_before_it_is_written_down(tmp_path: Path) -> None:
+    def nested(levels: int, leaf: int) -> Any:
+        item: Any = leaf
+        for _ in range(levels):
+            item = {"a": item}
+        return item
+
+    host = Host()
+    whole = Selection()
+    table = Table(tmp_path, "document", whole)
+    await table.tell(whole.read(nested(200, 1)), host.tell)
+    await table.tell(whole.read(nested(200, 2)), host.tell)
+    for levels in (201, 600, 5000):
+        with pytest.raises(Misshapen, match=r"nested deeper than 200 levels|cannot be kept as JSON"):
+            await table.tell(whole.read(nested(levels, 3)), host.tell)
+    await table.tell(whole.read(nested(1, 1)), host.tell)
+    assert [change.changed for change in host.told.values()] == [[], [".".join(["a"] * 200)], ["a"]]
+
+
 def test_a_file_that_is_damaged_or_cannot_be_written_is_told_with_its_mend(tmp_path: Path) -> None:
     (tmp_path / "list.db").write_bytes(b"no database" * 100)
     with pytest.raises(ConfigError, match=r"list.db: damaged: .*; remove it, and the source begins with what is there"):

@@ -24,7 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from eventhost.errors import ConfigError, Problem
-from eventhost.kit.selection import Item, Items, Misshapen, Selection, canonical
+from eventhost.kit.selection import Item, Items, Misshapen, Selection, as_kept, canonical
 from eventhost.kit.upstream import Unavailable
 
 if TYPE_CHECKING:
@@ -231,9 +231,9 @@ class Table:
             for key, item in part.items():
                 digest = self._selection.digest(item)
                 if key not in kept:
-                    yield _Row("created", key, digest, "", canonical(item))
+                    yield _Row("created", key, digest, "", as_kept(item))
                 elif kept[key][0] != digest:
-                    yield _Row("changed", key, digest, kept[key][1], canonical(item))
+                    yield _Row("changed", key, digest, kept[key][1], as_kept(item))
 
     def _of_the_gone(self, there: set[str]) -> Iterator[_Row]:
         after = 0

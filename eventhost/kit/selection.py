@@ -23,6 +23,9 @@ Item = tuple[Any, Any]
 _SHOWN: Final = 200
 """How much of an unexpected answer an error shows."""
 
+MAX_DEPTH: Final = 200
+"""How many levels of lists and objects an item may have; a host takes events with a few more."""
+
 _MISSING: Final = object()
 
 
@@ -140,6 +143,29 @@ def canonical(value: Any) -> str:
         return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (RecursionError, ValueError) as error:
         raise Misshapen(f"the answer cannot be kept as JSON: {error}") from None
+
+
+def as_kept(item: Any) -> str:
+    """The item as it is kept: `canonical`, and sure to be read again.
+
+    Raises:
+        Misshapen: it is nested too deep, or is not JSON.
+    """
+    text = canonical(item)
+    # No shorter text can nest deeper: each level takes two brackets.
+    level = [item] if len(text) > 2 * MAX_DEPTH else []
+    depth = 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise Misshapen(f"an item is nested deeper than {MAX_DEPTH} levels")
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return text
 
 
 def at(value: Any, path: str) -> Any:
