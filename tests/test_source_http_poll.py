@@ -226,7 +226,11 @@ async def test_feeds_are_followed_by_their_new_items_and_a_gap_says_when_some_ma
     # While it is down, more come than the feed shows.
     web.pages["/list"] = feed("z", "y")
     async with source_process(SOURCE, wanted, tmp_path) as source:
+        source.accepts = lambda event: False
+        (not_accepted,) = await source.count(1)
+    async with source_process(SOURCE, wanted, tmp_path) as source:
         gap, *rest = await source.count(3)
+        assert gap == not_accepted
         assert (await state(source))["gaps"] == 1
         await looked(source, web)
     assert gap["type"] == "http.gap"
@@ -433,11 +437,12 @@ async def test_a_server_that_refuses_is_left_alone_for_as_long_as_it_asked_or_lo
     assert (upstream.state, upstream.last_error[:12]) == ("reconnecting", f"answered {status}")
 
 
-def upstream_of(name: str) -> Any:
+def upstream_of(name: str, log: list[str] | None = None) -> Any:
     async def emit(event: Any) -> None:
         raise AssertionError(event)
 
-    return Upstream(name, lambda *_: None, emit, lambda: None)
+    lines = [] if log is None else log
+    return Upstream(name, lambda _, line: lines.append(line), emit, lambda: None)
 
 
 @pytest.mark.parametrize(
@@ -455,15 +460,17 @@ def upstream_of(name: str) -> Any:
 async def test_the_next_look_comes_when_the_server_and_the_feed_say(
     tmp_path: Path, option: str, headers: dict[str, str], body: bytes, wait_s: float
 ) -> None:
+    log: list[str] = []
     with loaded("options", "answers", "polling") as (options, answers, polling):
         (wanted,) = options.pages({"urls": {"url": "https://h/", "interval": option}})
 
         async def fetch(page: Any, url: str, conditional: Any) -> Any:
             return answers.Answer(200, headers, body, url)
 
-        poll = polling.Poll(wanted, tmp_path, fetch, None, upstream_of("h"), asyncio.Semaphore())
+        poll = polling.Poll(wanted, tmp_path, fetch, None, upstream_of("h", log), asyncio.Semaphore())
         # Also of the same answer again, which is not read any more.
         assert [await poll.turn(), await poll.turn()] == [wait_s] * 2
+        assert len([line for line in log if "see `maxAge`" in line]) == (wait_s > wanted.interval_s)
         poll.close()
 
 

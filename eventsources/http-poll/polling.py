@@ -46,6 +46,7 @@ class Poll:
         self._table = Table(folder, page.name, page.selection)
         self._fetch, self._emit, self._upstream, self._turn = fetch, emit, upstream, turn
         self._failures = 0
+        self._told_patience = False
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -90,6 +91,10 @@ class Poll:
         else:
             wait_s = await self._take(answer, known)
         wait_s = max(page.interval_s, min(wait_s, page.max_age_s))
+        if wait_s > page.interval_s and not self._told_patience:
+            self._told_patience = True
+            told = f"the server or the feed says that it stays as it is for {wait_s:g} s"
+            self._upstream.log("info", f"{told}, so it is not looked at every {page.interval_s:g} s; see `maxAge`")
         self._looked(answer.status, wait_s)
         return wait_s
 
