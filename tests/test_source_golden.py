@@ -343,7 +343,7 @@ async def answer(reader, writer):
 
 @source.task
 async def listen():
-    server = await asyncio.start_server(answer, "127.0.0.1", int(source.options["port"]))
+    server = await asyncio.start_server(answer, "127.0.0.1", source.options["port"])
     await server.serve_forever()
 
 

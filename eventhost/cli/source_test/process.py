@@ -59,7 +59,6 @@ class RawProcess:
         self._sending = anyio.Lock()
         self._reading = anyio.Event()
         self._reading.set()
-        self._drained = anyio.Event()
 
     async def send(self, data: bytes) -> None:
         """Write all of `data` to its stdin; waits while the pipe is full.

@@ -43,7 +43,7 @@ async def run_steps(
     Raises:
         StepFailed: a step is wrong or could not be done, or the source did what no case is about.
     """
-    case = _filled(case, {"${folder}": str(folder), "${port}": str(free_port())})
+    case = _filled(case, {"${folder}": str(folder), "${port}": free_port()})
     state = folder.parent / f"{folder.name}-state"
     acting = _Acting(subject.in_case(case.get("config", {}), state), folder, within_s)
     steps = case.get("input", [])
@@ -61,10 +61,13 @@ async def run_steps(
         return await acting.outcome()
 
 
-def _filled(value: Any, places: Mapping[str, str]) -> Any:
+def _filled(value: Any, places: Mapping[str, str | int]) -> Any:
+    """`value` with what stands for something replaced; a text that is nothing else becomes that itself."""
     if isinstance(value, str):
+        if value in places:
+            return places[value]
         for name, meant in places.items():
-            value = value.replace(name, meant)
+            value = value.replace(name, str(meant))
         return value
     if isinstance(value, Mapping):
         return {key: _filled(inner, places) for key, inner in value.items()}
@@ -89,7 +92,6 @@ class _Acting:
         self._refused: list[str] = []
         self._words = ""
         self._polls = False
-        self._error: str | None = None
 
     async def __aenter__(self) -> None:
         return

@@ -88,10 +88,6 @@ class Subject:
         globs = tuple(types) if isinstance(types, list) else self.source.event_types
         return Subject(replace(self.source, server=server, event_types=globs), replace(self.surroundings, root=scratch))
 
-    def afresh(self, scratch: Path) -> Subject:
-        """The same source with another place for its state."""
-        return replace(self, surroundings=replace(self.surroundings, root=scratch))
-
     @property
     def speaks_stdio(self) -> bool:
         """Whether it is a process that speaks on its stdin and stdout."""
