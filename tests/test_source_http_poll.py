@@ -297,6 +297,20 @@ async def test_a_server_that_does_not_answer_in_time_is_given_up(web: Site, tmp_
         await source.logged("connected")
 
 
+async def test_urls_that_do_not_answer_hold_up_no_other(web: Site, tmp_path: Path) -> None:
+    with site() as silent:
+        silent.answering.clear()
+        wanted = config(web)
+        wanted["urls"] += [f"{silent.url}/{number}" for number in range(20)]
+        web.pages["/list"] = items(1)
+        async with source_process(SOURCE, wanted, tmp_path) as source:
+            await source.logged("connected")
+            web.pages["/list"] = items(1, 2)
+            await source.count(1)
+            states = [one["state"] for one in (await source.call("get_source_status"))["upstreams"]]
+    assert states == ["connected"] + ["connecting"] * 20
+
+
 async def test_an_answer_that_is_too_large_packed_or_not_is_given_up_without_holding_it(
     web: Site, tmp_path: Path
 ) -> None:

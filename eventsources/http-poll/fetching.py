@@ -45,7 +45,8 @@ def http_client() -> httpx2.AsyncClient:
     """The client that all URLs share: one pool of connections, and no cookie."""
     return httpx2.AsyncClient(
         timeout=None,
-        limits=httpx2.Limits(max_connections=50, max_keepalive_connections=20, keepalive_expiry=60),
+        # No bound on all: URLs that do not answer would hold up the others.
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=60),
         headers={"User-Agent": f"eventhost/{__version__}", "Accept": "*/*"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
     )

@@ -33,18 +33,18 @@ Emit = Callable[[Sequence[Event]], Awaitable[None]]
 
 
 class Poll:
-    """One URL, and what was told of it; `turn` bounds how many are looked at at once.
+    """One URL, and what was told of it; `reading` bounds how many answers are read and compared at once.
 
     Raises:
         ConfigError: what is kept of it is damaged.
     """
 
     def __init__(
-        self, page: Page, folder: Path, fetch: Fetch, emit: Emit, upstream: Upstream, turn: asyncio.Semaphore
+        self, page: Page, folder: Path, fetch: Fetch, emit: Emit, upstream: Upstream, reading: asyncio.Semaphore
     ) -> None:
         self.page = page
         self._table = Table(folder, page.name, page.selection)
-        self._fetch, self._emit, self._upstream, self._turn = fetch, emit, upstream, turn
+        self._fetch, self._emit, self._upstream, self._reading = fetch, emit, upstream, reading
         self._failures = 0
         self._told_patience = False
 
@@ -52,8 +52,7 @@ class Poll:
         """Look again and again, until cancelled."""
         while True:
             started_s = time.monotonic()
-            async with self._turn:
-                wait_s = await self.turn()
+            wait_s = await self.turn()
             await asyncio.sleep(max(wait_s - (time.monotonic() - started_s), 0))
 
     async def turn(self) -> float:
@@ -117,26 +116,30 @@ class Poll:
             "ttl_s": reading.ttl_s,
             "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        await self._compare(reading.items, note)
+        async with self._reading:
+            await self._compare(reading.items, note)
         return fresh_s(answer.headers) or reading.ttl_s
 
     async def _all_pages(self, answer: Answer) -> Reading:
         """The items of this answer and of those that follow it; what moved to a later page meanwhile is there once."""
         page = self.page
-        reading = await asyncio.to_thread(read, page, answer)
+        reading = await self._read(answer)
         form, items = reading.items
         found = {canonical(key): (key, item) for key, item in items}
         for _ in range(page.pages - 1):
             if reading.next is None:
                 break
-            answer = await self._fetch(page, reading.next, {})
-            reading = await asyncio.to_thread(read, page, answer)
+            reading = await self._read(await self._fetch(page, reading.next, {}))
             for key, item in reading.items.items:
                 found.setdefault(canonical(key), (key, item))
         if reading.next is not None and self._is_whole(form):
             # What is on the others would be told as deleted.
             raise Misshapen(f"there are more than {page.pages} pages; raise `pages`, or leave out `deleted`")
         return Reading(Items(form, list(found.values())), None, reading.ttl_s)
+
+    async def _read(self, answer: Answer) -> Reading:
+        async with self._reading:
+            return await asyncio.to_thread(read, self.page, answer)
 
     async def _compare(self, found: Items, note: dict[str, Any]) -> None:
         page, table = self.page, self._table

@@ -12,8 +12,8 @@ from polling import Poll
 from eventhost.kit import EventSource
 from eventhost.kit.upstream import first_to_end
 
-AT_ONCE: Final = 4
-"""How many URLs are looked at at once; each may take several times its `maxBytes`."""
+AT_ONCE: Final = 2
+"""How many answers are read and compared at once: each takes several times its size. Asking has no such bound."""
 
 source = EventSource("http-poll", ["http.*"], description="What is new at JSON, RSS and Atom URLs, as events")
 
@@ -22,11 +22,11 @@ source = EventSource("http-poll", ["http.*"], description="What is new at JSON, 
 async def poll_all() -> None:
     """Look at every URL that the configuration names."""
     found = pages(source.options)
-    turn = asyncio.Semaphore(AT_ONCE)
+    reading = asyncio.Semaphore(AT_ONCE)
     async with http_client() as client:
         fetcher = Fetcher(client, source.log)
         polls = [
-            Poll(page, source.state_dir, fetcher.fetch, source.emit_all, source.upstream(page.name), turn)
+            Poll(page, source.state_dir, fetcher.fetch, source.emit_all, source.upstream(page.name), reading)
             for page in found
         ]
         await first_to_end(*(poll.run() for poll in polls))
