@@ -130,6 +130,8 @@ class Poll:
             if reading.next is None:
                 break
             reading = await self._read(await self._fetch(page, reading.next, {}))
+            if reading.items.form != form:
+                raise Misshapen(f"the first page was a {form}, and another is a {reading.items.form}")
             for key, item in reading.items.items:
                 found.setdefault(canonical(key), (key, item))
         if reading.next is not None and self._is_whole(form):
