@@ -201,6 +201,7 @@ async def test_a_player_may_be_any_program(tmp_path: Path) -> None:
         ('{"events": [], "error": ""}', 'expected an object with "events" or "error", came'),
         ('{"events": [1]}', "expected a list of events, came [1]"),
         ('{"error": 1}', 'expected a text, came {"error": 1}'),
+        ('{"events": []}\nand more', "a line more than one: and more"),
     ],
 )
 async def test_a_player_that_answers_nonsense_fails_the_case(answer: str, said: str, tmp_path: Path) -> None:

@@ -179,6 +179,17 @@ def test_over_http_is_tried_what_can_be(root: Path) -> None:
     assert checks["events"]["said"].endswith("by push: door.ticked")
 
 
+def test_in_the_modern_era_is_tried_what_can_be(root: Path) -> None:
+    config = create_source(root, "door", Template.PYTHON) / "config.jsonc"
+    said = config.read_text().replace('"enabled": true,', '"enabled": true, "protocol": "modern",')
+    config.write_text(said.replace('"interval": 2000', '"interval": 20'))
+    done = run(root, "door", "--count", "3", "--seconds", "30")
+    assert done.returncode == 0, done.stdout
+    assert "ok      handshake: door 1.0.0, MCP 2026-07-28" in done.stdout
+    assert "by push: door.ticked" in done.stdout
+    assert 'skipped garbage: not tried with "protocol": "modern"' in done.stdout
+
+
 def test_an_address_where_nobody_answers_fails(root: Path) -> None:
     (root / "config.jsonc").write_text(
         '{"mcp": {"clients": {"door": {"type": "remote", "url": "http://127.0.0.1:1/mcp", "initTimeout": "5s"}}}}'

@@ -13,9 +13,9 @@ from eventhost.cli.show import print_json
 from eventhost.cli.source_test.check import Check, Outcome, skipped, summary
 from eventhost.cli.source_test.conformance import Conformance, config_check
 from eventhost.cli.source_test.golden import golden_checks
-from eventhost.cli.source_test.http import HttpConformance
+from eventhost.cli.source_test.linked import LinkedConformance
 from eventhost.cli.source_test.subject import Found, Subject, find, guarded
-from eventhost.config import ServerKind
+from eventhost.config import Protocol, ServerKind
 from eventhost.connections import Guardian
 from eventhost.errors import ConfigError
 
@@ -71,8 +71,10 @@ async def try_source(found: Found, root: Path, tell: Tell, *, seconds: float, co
     with tempfile.TemporaryDirectory(prefix="eventhost-test-") as name:
         guardian = Guardian(Path(name, "guardian.lock"))
         subject = Subject.of(found.source, root, guardian, Path(name))
-        if not subject.speaks_stdio:
-            await HttpConformance(subject, tell, seconds=seconds, count=count).run()
+        modern = found.source.server.protocol is Protocol.MODERN
+        if modern or not subject.speaks_stdio:
+            why = "not applicable over HTTP" if not subject.speaks_stdio else 'not tried with "protocol": "modern"'
+            await LinkedConformance(subject, tell, seconds=seconds, count=count, why=why).run()
             return
         async with guarded(guardian), Conformance(subject, tell, seconds=seconds, count=count) as conformance:
             await conformance.run()

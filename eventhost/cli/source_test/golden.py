@@ -17,6 +17,7 @@ from eventhost.cli.source_test.player import CASE_S, Player, PlayerFailed, playe
 from eventhost.cli.source_test.session import short
 from eventhost.cli.source_test.steps import StepFailed, run_steps
 from eventhost.cli.source_test.subject import Subject
+from eventhost.config import Protocol
 from eventhost.config.jsonc import parse
 from eventhost.config.wording import did_you_mean
 from eventhost.connections import Guardian
@@ -62,6 +63,10 @@ def read_case(path: Path, *, played: bool) -> Case:
         raise ValueError(str(wrong)) from None
     if not isinstance(said, dict):
         raise ValueError('expected an object; write {"config": {}, "input": [], "events": []}')
+    for key in said:
+        if not played and key not in _KEYS:
+            mend = did_you_mean(key, _KEYS) or f"without a player there are {', '.join(_KEYS)}"
+            raise ValueError(f"{key}: no such key; {mend}")
     if not isinstance(said.get("config", {}), dict):
         raise ValueError(f"config: expected an object, got {short(said['config'])}")
     if ("events" in said) == ("error" in said):
@@ -71,10 +76,6 @@ def read_case(path: Path, *, played: bool) -> Case:
         raise ValueError(f"error: expected a text that the error must contain, got {short(error)}")
     if not isinstance(events, list):
         raise ValueError(f"events: expected a list, got {short(events)}")
-    for key in said:
-        if not played and key not in _KEYS:
-            mend = did_you_mean(key, _KEYS) or f"without a player there are {', '.join(_KEYS)}"
-            raise ValueError(f"{key}: no such key; {mend}")
     expected = []
     for index, one in enumerate(events):
         try:
@@ -138,8 +139,8 @@ async def _acted(path: Path, subject: Subject | None, folder: Path) -> Check:
         case = read_case(path, played=False)
     except ValueError as error:
         return failed(name, str(error))
-    if subject is None or not subject.speaks_stdio:
-        return skipped(name, "without a player, only a source that speaks over stdio can be played")
+    if subject is None or not subject.speaks_stdio or subject.source.server.protocol is Protocol.MODERN:
+        return skipped(name, "without a player, a source is played over stdio, in the legacy era, alone")
     try:
         events, complaint = await run_steps(
             subject, case.said, folder, len(case.events), case.error, case.within_s or STEPS_S

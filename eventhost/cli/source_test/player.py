@@ -82,9 +82,11 @@ class Player:
         Raises:
             PlayerFailed: it answered neither; the next case has another process.
         """
+        if self._said:
+            await self._end()  # what it said after its last answer would be taken for the next one
         try:
             answer = await self._answer(case, within_s)
-            problem = _problem(answer)
+            problem = _problem(answer) or (f"a line more than one: {short(self._text())}" if self._said else "")
             if problem:
                 raise PlayerFailed(f"the player answered nonsense: {problem}", self._words())
         except PlayerFailed:
@@ -137,6 +139,9 @@ class Player:
             self._process.kill()
             self._process = None
         await self._running.aclose()
+
+    def _text(self) -> str:
+        return self._said.decode(errors="replace")
 
     def _take(self, chunk: bytes) -> None:
         self._said += chunk

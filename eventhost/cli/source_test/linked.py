@@ -1,5 +1,6 @@
-"""What a host relies on in a source over HTTP, as far as that can be seen from outside: the host's own connection is
-made to it, nothing is published, and nothing that waits for a host is taken from an endpoint that is another's.
+"""What a host relies on in a source over HTTP, or in the modern era, as far as the host's own connection shows it.
+
+Nothing is published, and nothing that waits for a host is taken from an endpoint that may be another's too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import anyio
 import msgspec
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from eventhost.cli.source_test.check import Check, failed, ok, skipped
 from eventhost.cli.source_test.conformance import CHECKS, shown, wrong_contents, wrong_time, wrong_tools
@@ -36,18 +38,26 @@ from eventhost.wire import ACK
 
 ANSWER_S: Final = 10.0
 _MOST_READ: Final = 50
+_MENDS: Final = {
+    ServerKind.REMOTE: "is it running, and is this its address?",
+    ServerKind.HTTP: "listen on the port that PORT says, at /mcp",
+}
 _HERE: Final = ("handshake", "tools", "resources", "events")
 
 
-class HttpConformance:
-    """Tries one source over HTTP; as the connection's receiver it takes the events."""
+class LinkedConformance:
+    """Tries one source by the host's connection to it, and is that connection's receiver."""
 
-    def __init__(self, subject: Subject, tell: Callable[[Check], object], *, seconds: float, count: int) -> None:
+    def __init__(
+        self, subject: Subject, tell: Callable[[Check], object], *, seconds: float, count: int, why: str
+    ) -> None:
+        """`why` tells why the other checks do not apply."""
+        self._why = why
         self._subject, self._tell = subject, tell
         self._seconds, self._count = seconds, count
         source = subject.source
         self._profile = SourceProfile(source.name, source.event_types, source.metadata)
-        self._own = source.server.kind is ServerKind.HTTP
+        self._own = source.server.kind is not ServerKind.REMOTE
         self._acknowledger = Acknowledger()
         self._events: list[EnvEvent] = []
         self._wrong: list[str] = []
@@ -68,7 +78,7 @@ class HttpConformance:
             self._tell(skipped("events", "it is not connected") if link is None else await self._take_events(link))
         for name in CHECKS:
             if name not in _HERE:
-                self._tell(skipped(name, "not applicable over HTTP"))
+                self._tell(skipped(name, self._why))
 
     async def _handshake(self, connection: Connection, limit_s: float) -> Link | None:
         name = "handshake"
@@ -78,10 +88,11 @@ class HttpConformance:
                 await self._news()
         try:
             link = await connection.connected(0)
-            with anyio.fail_after(ANSWER_S):
-                await link.client.send_ping()
+            if link.protocol in HANDSHAKE_PROTOCOL_VERSIONS:  # the others know no ping
+                with anyio.fail_after(ANSWER_S):
+                    await link.client.send_ping()
         except ConnectionLost as error:
-            mend = "is it running, and is this its address?" if not self._own else "listen on the port that PORT says"
+            mend = _MENDS.get(self._subject.source.server.kind, "write only messages to stdout")
             self._tell(failed(name, f"expected an answer to initialize within {limit_s:g} s; {error}; {mend}"))
             return None
         except NO_ANSWER as error:
