@@ -165,22 +165,23 @@ async def test_a_source_killed_in_a_flood_repeats_what_was_not_accepted_as_it_wa
     assert {key: item for key, item in current.items() if item} == {n: {"id": n, "n": 2} for n in range(100, 2000)}
 
 
-async def test_a_host_that_does_not_accept_is_waited_for_and_asked_nothing_new(web: Site, tmp_path: Path) -> None:
+async def test_a_host_that_does_not_accept_is_waited_for_and_nothing_new_is_asked(web: Site, tmp_path: Path) -> None:
     web.pages["/list"] = page([])
-    async with source_process(SOURCE, config(web), tmp_path) as source:
+    wanted = config(web, headers={"X-Who": "waiting"})
+    async with source_process(SOURCE, wanted, tmp_path) as source:
         await source.logged("connected")
         source.accepts = lambda event: False
         web.pages["/list"] = items(1)
         (event,) = await source.count(1)
         asked = len(web.requests)
         web.pages["/list"] = items(1, 2)
-        # As long as anything else takes: here, another source with another look.
+        # For as long as another source takes for several looks.
         async with source_process(SOURCE, config(web, first="tell"), tmp_path / "other") as other:
             await other.count(2)
             await looked(other, web)
-        assert [request.headers["if-none-match"] for request in web.requests[asked:] if told(source.events)[1:]] == []
-        assert len(source.events) == 1
-    async with source_process(SOURCE, config(web), tmp_path) as source:
+        assert "waiting" not in [request.headers.get("x-who") for request in web.requests[asked:]]
+        assert source.events == [event]
+    async with source_process(SOURCE, wanted, tmp_path) as source:
         await source.count(2)
     assert source.events[0] == event
     assert told(source.events) == [("created", 1), ("created", 2)]
