@@ -14,7 +14,7 @@ from eventhost.cli.source_test.subject import Subject, guarded
 from eventhost.connections import Guardian
 
 FLAWED = r'''
-import json, os, pathlib, subprocess, sys, time
+import json, os, pathlib, subprocess, sys, threading, time
 
 FLAW = json.loads(os.environ["MCP_SERVER_CONFIG"]).get("flaw", "")
 STATE = pathlib.Path(os.environ["EVENTHOST_STATE_DIR"], "running")
@@ -97,6 +97,8 @@ def initialized(params):
         emit(payload={"other": 1})
     elif FLAW == "no id":
         emit(id=None)
+    elif FLAW == "ends by itself":
+        threading.Timer(1, os._exit, (3,)).start()
     elif FLAW == "prints":
         write(b"Ready!\n")
     elif not FLAW.startswith(("pending", "ends")):

@@ -89,6 +89,7 @@ async def test_a_raw_shell_script_passes_every_check(tmp_path: Path) -> None:
         ("in seconds", "events", "is in seconds; write milliseconds"),
         ("same id", "events", "id: expected another for each event"),
         ("ends after an event", "events", "it ended with status 3"),
+        ("ends by itself", "events", "expected that it lives on; after 0 events it ended with status 3"),
         ("again", "acknowledgement", "came again: 1"),
         ("no id", "acknowledgement", "expected an id in each event"),
         ("dies of ids", "acknowledgement", "expected that it bears with an id that it does not know; it ended with"),

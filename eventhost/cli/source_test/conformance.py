@@ -260,12 +260,12 @@ class Conformance:
             await self._gather(session)
         except NoAnswer as error:
             return failed(name, f"expected events for {self._seconds:g} s; {error}")
-        if not session.events:
-            more = "set its interval or cause one, or wait longer with --seconds"
-            return skipped(name, f"none came within {self._seconds:g} s; to see some, {more}")
         if session.process.dead.is_set():
             end = f"{session.process.describe_end()}{session.process.last_words()}"
             return failed(name, f"expected that it lives on; after {len(session.events)} events it {end}")
+        if not session.events:
+            more = "set its interval or cause one, or wait longer with --seconds"
+            return skipped(name, f"none came within {self._seconds:g} s; to see some, {more}")
         if wrong := _wrong_events(session):
             return failed(name, f"not all of {len(session.events)} events are as they should be", shown(wrong))
         types = Counter(str(event.get("type")) for event in session.events)
