@@ -184,7 +184,7 @@ class Connection(aiomqtt.Client):
             self._paho.tell(number, step)
         if receipts:
             # Not when the loop gets to it: a kill between the disk and the broker makes doubles.
-            self._paho.loop_write()
+            self._write()
 
     async def ask(self, subscription: Subscription, number: int) -> int | Refused:
         """Subscribe; return the quality of service that is granted."""
@@ -248,6 +248,9 @@ class Connection(aiomqtt.Client):
     def _socket(self) -> socket.socket | None:
         return cast("socket.socket | None", self._paho.socket())
 
+    def _is_open(self, sock: Any) -> bool:
+        return sock is self._socket()
+
     def _is_full(self) -> bool:
         return len(self._packets) >= MOST_WAITING or self._waiting_bytes >= MOST_BYTES
 
@@ -267,16 +270,35 @@ class Connection(aiomqtt.Client):
                 if self._socket() is not sock or not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
                     return
         except Exception as error:
-            for future in (self._connected, self._disconnected):
-                if not future.done():
-                    future.set_exception(error)
-                    return
+            self._fail(error)
+
+    def _write(self) -> None:
+        try:
+            self._paho.loop_write()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        for future in (self._connected, self._disconnected):
+            if not future.done():
+                future.set_exception(error)
+                return
 
     def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         # Called in the thread that connects.
         def begin() -> None:
-            self._loop.add_reader(sock, self._read)
-            self._misc_task = self._loop.create_task(self._misc_loop())
+            if self._is_open(sock):
+                self._loop.add_reader(sock, self._read)
+                self._misc_task = self._loop.create_task(self._misc_loop())
+
+        self._loop.call_soon_threadsafe(begin)
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        # Called in the thread that connects, too. By the time of `begin` all may be written, or the socket be closed,
+        # and another have its number.
+        def begin() -> None:
+            if self._is_open(sock) and client.want_write():
+                self._loop.add_writer(sock, self._write)
 
         self._loop.call_soon_threadsafe(begin)
 

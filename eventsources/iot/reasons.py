@@ -77,7 +77,11 @@ def not_reached(error: str, broker: Broker) -> Unavailable:
 
 def closed(error: BaseException | None, broker: Broker) -> Unavailable:
     """The connection has ended without a word of the broker's."""
-    mend = ""
-    if broker.version == "3.1.1":
-        mend = "; if that goes on, another client has come under the same client id, see clientId"
-    return Unavailable(f"the connection has ended: {error or 'the broker closed it'}{mend}")
+    reason = getattr(error, "rc", None)
+    name = reason.getName() if isinstance(reason, ReasonCode) else ""
+    if name == "Keep alive timeout":
+        return Unavailable(f"the connection has ended: the broker is silent; see keepAlive, {broker.keep_alive_s} s")
+    said = f": {name or error}" if error is not None and name != "Unspecified error" else ""
+    # Brokers that do not say so do this, too, and each time that this one comes back it ends the other.
+    mend = "if that goes on, another client has the same client id: give each its own, see clientId"
+    return Unavailable(f"the connection has ended{said}; {mend}")

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -52,11 +53,14 @@ class Mosquitto(Instance):
 
     def write_sessions(self) -> None:
         """Have it write what it keeps, so that not even a kill makes it forget."""
-        before = self.log.count("Saving in-memory database")
+        file = self.folder / "mosquitto.db"
+        file.unlink(missing_ok=True)
         assert self._process is not None
         self._process.send_signal(signal.SIGUSR1)
-        while self.log.count("Saving in-memory database") == before:
+        # It writes another file first, and then gives it this name.
+        while not file.exists():
             assert self._process.poll() is None, self.log
+            time.sleep(0.01)
 
     def passwords(self, **users: str) -> dict[str, str]:
         """Settings by which only these users may come in."""
