@@ -193,9 +193,13 @@ def try_source(
 ) -> None:
     """Try a source: its golden cases, and whether it does what a host relies on in any.
 
-    A source of type `sse` is connected to as configured; what it says is printed, and how much of each type. It needs
-    no running host, takes nothing away from one, and publishes nothing. Exit code 1 if anything failed, or if an
-    endpoint cannot be reached, or not again.
+    It needs no running host, publishes nothing, and leaves the source's own state alone.
+
+    A source of type `sse` is connected to as configured; what it says is printed, and how much of each type. That takes
+    nothing away from a running host.
+
+    Exit code 1 if anything failed, or if an endpoint cannot be reached, or not again; 2 if the configuration must be
+    mended first.
     """
     root = folder(env)
     from eventhost.cli.logs import configure_logging
@@ -204,14 +208,15 @@ def try_source(
     configure_logging("critical")  # what there is to say is printed
     if is_stream(root, name):
         passed = try_stream(root, name, seconds=seconds or 10.0, count=count, reconnect=reconnect, as_json=as_json)
+        code = 0 if passed else 1
     elif reconnect:
         raise typer.BadParameter('only a source of type "sse" is connected to again', param_hint="--reconnect")
     else:
         from eventhost.cli.source_test import report
 
-        passed = report(root, name, seconds=seconds or 3.0, count=count, as_json=as_json)
-    if not passed:
-        raise typer.Exit(1)
+        code = report(root, name, seconds=seconds or 3.0, count=count, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -17,19 +17,20 @@ from eventhost.cli.source_test.linked import LinkedConformance
 from eventhost.cli.source_test.subject import Found, Subject, find, guarded
 from eventhost.config import Protocol, ServerKind
 from eventhost.connections import Guardian
-from eventhost.errors import ConfigError
 
 __all__ = ["find", "play_golden", "report", "try_source"]
 
 Tell = Callable[[Check], object]
 
 
-def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) -> bool:
-    """Check the source `name` of the environment in `root`, and print each check as it is done; true if none failed.
+def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) -> int:
+    """Check the source `name` of the environment in `root`, and print each check as it is done; return the exit code.
+
+    That is 0 if none failed, 2 if the source's configuration must be mended first.
 
     Raises:
         NotFound: there is no such source.
-        ConfigError: the configuration must be mended first; what could be checked has been printed.
+        ConfigError: the environment's own configuration must be mended first.
     """
     found = find(root, name)
     checks: list[Check] = []
@@ -48,9 +49,7 @@ def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) 
         print_json({**said, "checks": [check.to_json() for check in checks]})
     else:
         print(summary(checks))
-    if found.problems:
-        raise ConfigError(found.problems)
-    return passed
+    return 2 if found.problems else 0 if passed else 1
 
 
 async def try_source(found: Found, root: Path, tell: Tell, *, seconds: float, count: int) -> None:
