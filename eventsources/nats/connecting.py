@@ -18,6 +18,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.client import RawCredentials
+from nats.aio.msg import Msg
 from nats.js.errors import APIError, ServiceUnavailableError
 from options import Connection
 
@@ -40,12 +41,20 @@ class Client(NatsClient):
         """What the server said that it does not permit."""
         self.troubles: deque[Exception] = deque(maxlen=20)
         self._needs_tls = needs_tls
+        self._why = ""
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # Else the library would go on without TLS, and send the password, to whoever says that he has none.
         if initial_connection and self._needs_tls and not info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         await super()._process_info(info, initial_connection)
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        # The library stops reading, without a word, at a subject that is not UTF-8; servers let those through.
+        names = subject.decode(errors="replace"), reply.decode(errors="replace")
+        return self.msg_class(self, *names, data=data, headers=headers, _sid=sid)
 
     async def note_trouble(self, error: Exception) -> None:
         """The library's callback for errors."""
@@ -64,7 +73,15 @@ class Client(NatsClient):
         Raises:
             Unavailable: this is it.
         """
-        await self.over.wait()
+        over, reading = asyncio.ensure_future(self.over.wait()), self._reading_task
+        try:
+            await asyncio.wait({over, reading} if reading else {over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.cancel()
+        if not self.over.is_set():
+            await self.end("what the server sent cannot be read")
+        if self._why:
+            raise Unavailable(self._why)
         said = "" if isinstance(self.last_error, nats.errors.UnexpectedEOF) else _bare(self.last_error)
         raise Unavailable(f"the server has closed the connection{said and f': {said}'}")
 
@@ -79,11 +96,12 @@ class Client(NatsClient):
             await self.flush(_ANSWER_S)
             await self.flush(_ANSWER_S)
         except nats.errors.TimeoutError:
-            await self.end()
-            raise Unavailable(f"the server does not answer for {_ANSWER_S} s") from None
+            await self.end(f"the server does not answer for {_ANSWER_S} s")
+            raise Unavailable(self._why) from None
 
-    async def end(self) -> None:
-        """Close it, whatever the other side does meanwhile."""
+    async def end(self, why: str = "") -> None:
+        """Close it, whatever the other side does meanwhile; `why` is what those are told who still read."""
+        self._why = self._why or why
         # The library waits for the other side, and after a handshake that failed it would do so for ever.
         with suppress(OSError, nats.errors.Error):
             async with asyncio.timeout(_CLOSE_S):
