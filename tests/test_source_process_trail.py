@@ -44,7 +44,8 @@ class World:
         self.now_s = 1_800_000_000
         self.waited_s = 0.0
         self.contents: dict[Path, Content] = {}
-        self.told: dict[str, str] = {}
+        self.told: set[tuple[str, str]] = set()
+        """Ids and lines."""
         self.gaps: list[Any] = []
         self.lines = 0
         self.destroyed = False
@@ -92,7 +93,7 @@ class World:
 
     def append_late(self, count: int) -> None:
         content = self.contents.get(self.rotated(1))
-        if content is not None and content.may_grow:
+        if content is not None and content.may_grow and content.lines:
             self.append(count, path=self.rotated(1))
 
     def _shift(self) -> None:
@@ -159,7 +160,7 @@ class World:
                 if isinstance(one, self.trails.trail.Gap):
                     self.gaps.append(one)
                 elif not one.line.unfinished:
-                    assert self.told.setdefault(one.id, one.line.data.decode()) == one.line.data.decode()
+                    self.told.add((one.id, one.line.data.decode()))
 
     def look_and_keep(self, most_lines: int) -> None:
         self.look(most_lines)
@@ -178,10 +179,13 @@ class World:
             self.contents[self.log].may_grow = True
 
     def check(self) -> None:
-        lines = [line for line in self.told.values() if line != HEADER]
+        lines = [line for _, line in self.told if line != HEADER]
         assert len(lines) == len(set(lines)), "a line was told under two ids"
         there = {line for content in self.contents.values() for line in content.lines}
-        assert there - set(self.told.values()) == set()
+        assert there - {line for _, line in self.told} == set()
+        # What was told and not kept, and whose place was then taken by what begins alike, has its id taken, too.
+        ids = [one for one, line in self.told if line in there]
+        assert len(ids) == len(set(ids)), "two lines were told under one id"
         if not self.destroyed:
             assert self.gaps == []
 

@@ -49,14 +49,38 @@ class Tail:
         return fitted(data.decode(errors="replace"), 6 * self._most_bytes)[0]
 
 
-def line_event(command: Command, stream: str, pid: int, line: Line) -> Event:
-    """What one line of its output becomes."""
-    payload = payload_of_line(line, as_json=command.as_json)
-    return Event(command.line_type, payload, metadata={"command": command.name, "stream": stream, "pid": pid})
+class Output:
+    """What one run of a command writes to one `stream`, and what that becomes."""
+
+    def __init__(self, command: Command, stream: str, pid: int) -> None:
+        self.tail = Tail(_TAIL_BYTES if command.lines else _WHOLE_BYTES)
+        self._command = command
+        self._metadata = {"command": command.name, "stream": stream, "pid": pid}
+        self._splitter = Splitter()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events of the lines that `data` completes."""
+        self.tail.feed(data)
+        return self._events(self._splitter.feed(data)) if self._command.lines else []
+
+    def end(self) -> list[Event]:
+        """The event of what is left at the end."""
+        return self._events(self._splitter.end())
+
+    def _events(self, lines: Sequence[Line]) -> list[Event]:
+        return [
+            Event(
+                self._command.line_type,
+                payload_of_line(line, as_json=self._command.as_json),
+                metadata=self._metadata,
+            )
+            for line in lines
+            if line.data.strip()
+        ]
 
 
 def exit_event(
-    command: Command, pid: int, status: int, duration_s: float, output: dict[str, Tail], *, timed_out: bool = False
+    command: Command, pid: int, status: int, duration_s: float, tails: dict[str, Tail], *, timed_out: bool = False
 ) -> Event:
     """What its end becomes; `status` is as `subprocess` has it."""
     payload: dict[str, Any] = {
@@ -64,11 +88,11 @@ def exit_event(
         "code": status if status >= 0 else None,
         "signal": signal_name(-status) if status < 0 else None,
         "duration_s": round(duration_s, 3),
-        **{stream: tail.text for stream, tail in output.items()},
+        **{stream: tail.text for stream, tail in tails.items()},
     }
     if timed_out:
         payload["timed_out"] = True
-    if any(tail.cut for tail in output.values()):
+    if any(tail.cut for tail in tails.values()):
         payload["truncated"] = True
     return Event(command.exit_type, payload, metadata={"command": command.name, "pid": pid})
 
@@ -126,19 +150,19 @@ class Runner:
             self._upstream.position = {"pid": child.pid, "runs": self._runs}
             if self._upstream.state != "connected":
                 self._upstream.connected(f"process {child.pid}")
-            most_bytes = _TAIL_BYTES if command.lines else _WHOLE_BYTES
-            output = {"stdout": Tail(most_bytes), "stderr": Tail(most_bytes)}
+            stdout, stderr = (Output(command, stream, child.pid) for stream in ("stdout", "stderr"))
             try:
                 async with asyncio.TaskGroup() as reading:
-                    reading.create_task(self._read(child, "stdout", child.stdout, output["stdout"]))
-                    reading.create_task(self._read(child, "stderr", child.stderr, output["stderr"]))
+                    reading.create_task(self._read(child.stdout, stdout))
+                    reading.create_task(self._read(child.stderr, stderr))
                     timed_out = not await self._ends_in_time(child)
                     duration_s = time.monotonic() - started_s
                     status = child.sweep()
             except BaseExceptionGroup as errors:
                 raise cause_of(errors) from None
             if command.exit:
-                told = exit_event(command, child.pid, status, duration_s, output, timed_out=timed_out)
+                tails = {"stdout": stdout.tail, "stderr": stderr.tail}
+                told = exit_event(command, child.pid, status, duration_s, tails, timed_out=timed_out)
                 await self._emit_all([told])
         finally:
             await child.stop()
@@ -155,18 +179,11 @@ class Runner:
             return False
         return True
 
-    async def _read(self, child: Child, stream: str, pipe: Pipe, tail: Tail) -> None:
-        splitter = Splitter()
+    async def _read(self, pipe: Pipe, output: Output) -> None:
         while data := await pipe.read():
-            tail.feed(data)
-            await self._tell(child, stream, splitter.feed(data))
-        await self._tell(child, stream, splitter.end())
+            await self._tell(output.feed(data))
+        await self._tell(output.end())
 
-    async def _tell(self, child: Child, stream: str, lines: Sequence[Line]) -> None:
-        if not self._command.lines:
-            return
-        told = [line for line in lines if line.data.strip()]
-        for start in range(0, len(told), BATCH):
-            await self._emit_all(
-                [line_event(self._command, stream, child.pid, line) for line in told[start : start + BATCH]]
-            )
+    async def _tell(self, events: Sequence[Event]) -> None:
+        for start in range(0, len(events), BATCH):
+            await self._emit_all(events[start : start + BATCH])

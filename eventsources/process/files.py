@@ -71,8 +71,8 @@ class Followed:
         """All that is to be known of them, as JSON."""
         return {
             "trails": {path: trail.kept for path, trail in self._trails.items()},
-            "ignored": self._ignored,
-            "asleep": self._asleep,
+            "ignored": dict(self._ignored),
+            "asleep": dict(self._asleep),
         }
 
     def _all_folders(self) -> set[str]:
@@ -184,19 +184,22 @@ class Tail:
 
     async def _follow(self, followed: Followed, mark: Bookmark) -> None:
         saved_s = time.monotonic()
+        accepted = mark.content
         try:
             while True:
                 self._wake.clear()
                 events = await asyncio.to_thread(self._look, followed)
                 await self._tell(events)
+                accepted = followed.kept
                 now_s = time.monotonic()
                 if not events or now_s - saved_s > _SAVE_EVERY_S:
-                    await asyncio.to_thread(mark.save, followed.kept)
+                    mark.save(accepted)
                     saved_s = now_s
                 self._show(followed)
                 if not events:
                     await self._something()
         finally:
+            mark.save(accepted)
             followed.close()
 
     def _look(self, followed: Followed) -> list[Event]:

@@ -166,17 +166,21 @@ def open_rotated(path: Path) -> LogFile:
 
 
 class Head(NamedTuple):
-    """The first line of a file, or the first `HEAD_BYTES` of a longer one; it never changes while lines are added."""
+    """The first line of a file, or the first `HEAD_BYTES` of a longer one; once `complete` it changes no more."""
 
     length: int
     digest: str
+    complete: bool
 
     @classmethod
-    def of(cls, file: LogFile) -> Head | None:
-        """None while the line is not complete."""
-        data = file.read_at(0, HEAD_BYTES)
-        end = data.find(b"\n") + 1 or (HEAD_BYTES if len(data) == HEAD_BYTES else 0)
-        return cls(end, digest(data[:end])) if end else None
+    def of(cls, data: bytes) -> Head | None:
+        """That of a file that begins so; None of an empty one."""
+        end = data.find(b"\n", 0, HEAD_BYTES) + 1 or min(len(data), HEAD_BYTES)
+        return cls(end, digest(data[:end]), end == HEAD_BYTES or data[end - 1 : end] == b"\n") if data else None
+
+    def begins(self, data: bytes) -> bool:
+        """Whether a file that begins with `data` begins so."""
+        return len(data) >= self.length and digest(data[: self.length]) == self.digest
 
 
 def digest(data: bytes) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lines import MAX_LINE_BYTES, Line
-from logfile import TAIL_BYTES, Head, LogFile, Plain, Unreadable, digest, open_rotated
+from logfile import HEAD_BYTES, TAIL_BYTES, Head, LogFile, Plain, Unreadable, digest, open_rotated
 from rotation import Rotated, newer_than, rotated, uncompressed
 
 LINGER_S: Final = 60.0
@@ -53,7 +53,7 @@ class _Overwritten(Exception):
     """What was read of a file before is not in it any more."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Place:
     """How far one file was read."""
 
@@ -74,12 +74,14 @@ class _Place:
     """It cannot be found; what is there instead may be it, for nothing was known of its content."""
     size: int = 0
     mtime_ns: int = 0
-    file: LogFile | None = field(default=None, compare=False)
-    recent: bytes = field(default=b"", compare=False)
+    beside: dict[str, list[Any]] = field(default_factory=dict)
+    """What was there already when it came and is therefore older: by inode a size, and what was just before it."""
+    file: LogFile | None = None
+    recent: bytes = b""
     """The bytes before `offset`."""
-    read_at: tuple[int, int] | None = field(default=None, compare=False)
+    read_at: tuple[int, int] | None = None
     """What the file was like when it was read to its end."""
-    grew_s: float = field(default=0.0, compare=False)
+    grew_s: float = 0.0
 
     def kept(self) -> dict[str, Any]:
         """As JSON."""
@@ -95,6 +97,7 @@ class _Place:
             "owes_gap": self.owes_gap,
             "size": self.size,
             "mtime": self.mtime_ns,
+            "beside": self.beside,
         }
 
     @classmethod
@@ -114,11 +117,12 @@ class _Place:
             kept["owes_gap"],
             kept["size"],
             kept["mtime"],
+            kept["beside"],
         )
 
     def fits(self, file: LogFile) -> bool:
         """Whether `file` holds what was read."""
-        if self.head is not None and Head.of(file) != self.head:
+        if self.head is not None and not self.head.begins(file.read_at(0, self.head.length)):
             return False
         recent = file.read_at(self.offset - self.tail_length, self.tail_length)
         if len(recent) != self.tail_length or (recent and digest(recent) != self.tail):
@@ -129,7 +133,7 @@ class _Place:
     @property
     def is_known_by_content(self) -> bool:
         """Whether more than a first line was read, which many files may share."""
-        return self.head is not None and self.offset > self.head.length
+        return self.head is not None and self.head.complete and self.offset > self.head.length
 
     def read(self, count: int) -> bytes:
         """Bytes from `offset` on.
@@ -142,6 +146,8 @@ class _Place:
         # In one go, so that nothing can come in between.
         data = self.file.read_at(self.offset - len(self.recent), len(self.recent) + count)
         if not data.startswith(self.recent):
+            raise _Overwritten
+        if self.offset == 0 and self.head is not None and not self.head.begins(data):
             raise _Overwritten
         return data[len(self.recent) :]
 
@@ -192,7 +198,7 @@ class Trail:
             else step.kept()
             for step in self._steps
         ]
-        return {"lives": self._lives, "steps": steps}
+        return {"lives": dict(self._lives), "steps": steps}
 
     @property
     def offset(self) -> int | None:
@@ -292,7 +298,7 @@ class Trail:
                 return None
             current.gone, current.grew_s = True, self._clock()
         last = self._places[-1] if self._places else None
-        if last is not None and last.file is None:
+        if last is not None and last.file is None and now is not None:
             last.file, last.grew_s = self._find(last), self._clock()
         back = next((p for p in self._places if isinstance(p.file, Plain) and p.file.is_at(self.path)), None)
         if back is not None and back.inode is not None:
@@ -300,8 +306,9 @@ class Trail:
             back.gone = False
             return now
         if last is not None:
-            between = list(self._between(self._whereabouts(last), last, now))
-            if last.owes_gap and last.file is None and now is not None and not between:
+            where = self._whereabouts(last)
+            between = list(self._between(where, last, now, _written_ns(last)))
+            if last.owes_gap and last.file is None and now is not None and not between and not self._unchanged(last):
                 between = [self._gap(last, "gone")]
             last.owes_gap = last.owes_gap and now is None and not between
             self._steps += between
@@ -310,16 +317,55 @@ class Trail:
         return None
 
     def _begin(self, file: Plain) -> _Place:
-        place = _Place(file.inode, os.path.realpath(file.path), file=file, grew_s=self._clock())
-        place.size, place.mtime_ns = file.seen() or (0, 0)
+        place = self._new_place(file)
         if not self._from_beginning:
             self._from_beginning = True
             with suppress(Unreadable):
                 place.offset = _after_last_line(file, place.size)
-                place.head = Head.of(file)
-                recent = file.read_at(max(0, place.offset - TAIL_BYTES), min(place.offset, TAIL_BYTES))
+                place.head = Head.of(file.read_at(0, HEAD_BYTES))
+                recent = _before(file, place.offset)
                 place.recent, place.tail, place.tail_length = recent, digest(recent), len(recent)
         return place
+
+    def _new_place(self, file: Plain) -> _Place:
+        place = _Place(file.inode, os.path.realpath(self.path), file=file, grew_s=self._clock())
+        place.size, place.mtime_ns = file.seen() or (0, 0)
+        for path in self._rotated_files():
+            # Compressed ones are told by their names and times; later they have another number.
+            with suppress(OSError, Unreadable):
+                other = Plain(path)
+                try:
+                    # Of an empty one nothing was told, and its number may be that of another soon.
+                    if size := (other.seen() or (0, 0))[0]:
+                        place.beside[str(other.inode)] = [size, digest(_before(other, size))]
+                finally:
+                    other.close()
+        return place
+
+    def _is_beside(self, place: _Place, path: Path) -> bool:
+        """Whether this was there before the file of `place` came, and is thus not what came after it."""
+        with suppress(OSError, Unreadable):
+            file = open_rotated(path)
+            try:
+                if isinstance(file, Plain):
+                    records = [place.beside.get(str(file.inode), [0, ""])]
+                else:
+                    # What was compressed meanwhile has another number, and is read forwards only.
+                    records = sorted(place.beside.values())
+                return any(size > 0 and digest(_before(file, size)) == held for size, held in records)
+            finally:
+                file.close()
+        return False
+
+    def _is_twin(self, path: Path) -> bool:
+        """Whether this is a copy of a file that is still open."""
+        with suppress(OSError, Unreadable):
+            file = open_rotated(path)
+            try:
+                return any(place.file is not None and _goes_on(place, file) for place in self._places)
+            finally:
+                file.close()
+        return False
 
     def _resume(self) -> None:
         """Find the files of what was kept."""
@@ -340,6 +386,14 @@ class Trail:
                     steps[-1:] = [self._gap(step, "truncated" if self._stands_in(step) else "gone"), step]
                 step.gone, step.size = True, step.offset
         self._steps = steps
+
+    def _unchanged(self, place: _Place) -> bool:
+        """Whether something beside the path was written last when the file of `place` was."""
+        for path in self._rotated_files():
+            with suppress(OSError):
+                if path.stat().st_mtime_ns == place.mtime_ns:
+                    return True
+        return False
 
     def _stands_in(self, place: _Place) -> bool:
         """Whether the path has the very file, if not its content."""
@@ -377,7 +431,7 @@ class Trail:
 
     def _copy(self, place: _Place) -> LogFile | None:
         """A rotated file with the same content, plain or compressed."""
-        if place.offset == 0:
+        if place.head is None:
             return None
         for path in self._rotated_files():
             with suppress(OSError, Unreadable):
@@ -392,8 +446,11 @@ class Trail:
                 file.close()
         return None
 
-    def _between(self, where: Path | None, last: _Place, now: Plain | None) -> Iterator[_Place | Gap]:
-        """What came after `last`, of which the file is at `where`, and has given way to the file at the path `now`."""
+    def _between(self, where: Path | None, last: _Place, now: Plain | None, written_ns: int) -> Iterator[_Place | Gap]:
+        """What came after `last`, of which the file is at `where`, and has given way to the file at the path `now`.
+
+        `written_ns` is when `last` was written last.
+        """
         files = self._rotated_files()
         times: dict[str, int] = {}
         known = {(now.device, now.inode)} if now else set()
@@ -404,11 +461,13 @@ class Trail:
                 about = os.stat(path)
             except OSError:
                 continue
-            if path != where and (about.st_dev, about.st_ino) not in known:
+            if path == where or (about.st_dev, about.st_ino) in known:
+                continue
+            if not self._is_beside(last, path) and not self._is_twin(path):
                 times[path.name] = about.st_mtime_ns
                 others.append(path)
         name = where.name if where is not None else ""
-        times[name] = last.mtime_ns
+        times[name] = written_ns
         names = (self.path.name, os.path.basename(last.real))
         marked = {one.name: one for base in names for one in rotated(base, [*times])}
         which = marked.get(name) or Rotated(name, None)
@@ -428,7 +487,6 @@ class Trail:
     def _whereabouts(self, place: _Place) -> Path | None:
         """What the file of `place` is called now."""
         if isinstance(place.file, Plain) and place.file.inode is not None:
-            place.mtime_ns = (place.file.seen() or (0, place.mtime_ns))[1]
             for entry in self._neighbours():
                 if entry.inode() == place.file.inode and place.file.is_at(Path(entry.path)):
                     return Path(entry.path)
@@ -473,6 +531,14 @@ class Trail:
                     self._replace(step, [])
                 continue
             try:
+                if self._may_have_been_emptied(step):
+                    assert isinstance(step.file, Plain)
+                    between = list(self._between(None, step, step.file, step.mtime_ns))
+                    step.size, step.mtime_ns = step.file.seen() or (0, 0)
+                    if between:
+                        step.beside = self._new_place(step.file).beside
+                        self._replace(step, [*between, step])
+                        return self._take_step(most_lines, most_bytes)
                 if found := self._lines(step, most_lines, most_bytes):
                     return list(found)
             except _Overwritten:
@@ -495,6 +561,13 @@ class Trail:
                     return [last]
         return []
 
+    @staticmethod
+    def _may_have_been_emptied(place: _Place) -> bool:
+        """Whether something happened to a file of which nothing was known."""
+        return (
+            place.head is None and isinstance(place.file, Plain) and place.file.seen() != (place.size, place.mtime_ns)
+        )
+
     def _lines(self, place: _Place, most_lines: int, most_bytes: int) -> list[Told]:
         assert place.file is not None
         seen = place.file.seen()
@@ -506,6 +579,8 @@ class Trail:
             data = place.read(count)
             if data:
                 place.grew_s = self._clock()
+                if place.offset == 0:
+                    place.head = Head.of(data)
             if seen is not None:
                 # Not before the reading: of a file that was overwritten it must stay what it was.
                 place.size, place.mtime_ns = max(place.offset, seen[0]), seen[1]
@@ -547,7 +622,9 @@ class Trail:
             data = place.read(MAX_LINE_BYTES)
             if data.strip() and not place.skipping:
                 self._name(place, data)
-                return Told(f"{place.life}:{place.offset}", place.offset, Line(data, unfinished=True))
+                told = Told(f"{place.life}:{place.offset}", place.offset, Line(data, unfinished=True))
+                place.move(data)
+                return told
         return None
 
     def _name(self, place: _Place, data: bytes) -> None:
@@ -555,9 +632,7 @@ class Trail:
         if place.life:
             return
         assert place.file is not None
-        if place.head is None:
-            place.head = Head.of(place.file)
-        head = place.head.digest if place.head else digest(data)
+        head = place.head.digest if place.head and place.head.complete else digest(data)
         number = self._lives.pop(head, 0)
         self._lives[head] = number + 1
         while len(self._lives) > _MAX_LIVES:
@@ -578,25 +653,26 @@ class Trail:
             mended.append(place)
         elif was_current or place.offset < place.size:
             mended.append(self._gap(place, "truncated"))
-        if was_current and isinstance(file, Plain):
-            mended += self._between(copy.path if copy else None, place, file)
-            anew = _Place(file.inode, place.real, file=file, grew_s=self._clock())
-            anew.size, anew.mtime_ns = file.seen() or (0, 0)
-            mended.append(anew)
+        if isinstance(file, Plain) and file.inode is not None:
+            anew = self._new_place(file)
+            anew.gone = not was_current
+            self._replace(place, [*mended, anew])
+            # Only now, so that what this file holds is not taken for what another does.
+            between = self._between(copy.path if copy else None, place, file, place.mtime_ns)
+            self._replace(anew, [*between, anew])
         else:
             file.close()
-        self._replace(place, mended)
+            self._replace(place, mended)
 
     def _replace(self, place: _Place, steps: list[_Place | Gap]) -> None:
         at = next(i for i, step in enumerate(self._steps) if step is place)
         self._steps[at : at + 1] = steps
         if place not in steps:
-            self._let_go(place, unless=steps)
+            self._let_go(place)
 
-    def _let_go(self, place: _Place, unless: list[_Place | Gap] | None = None) -> None:
+    def _let_go(self, place: _Place) -> None:
         file, place.file = place.file, None
-        shared = any(isinstance(step, _Place) and step.file is file for step in unless or ())
-        if file is not None and not shared:
+        if file is not None:
             file.close()
 
     def _gap(self, place: _Place, reason: str, detail: str = "") -> Gap:
@@ -604,11 +680,21 @@ class Trail:
         return Gap(f"{life}:{place.offset}:{reason}", reason, place.offset, detail)
 
 
+def _written_ns(place: _Place) -> int:
+    """When it was written last, as far as that can be known."""
+    seen = place.file.seen() if place.file else None
+    return seen[1] if seen else place.mtime_ns
+
+
+def _before(file: LogFile, offset: int) -> bytes:
+    return file.read_at(max(0, offset - TAIL_BYTES), min(offset, TAIL_BYTES))
+
+
 def _goes_on(place: _Place, file: LogFile) -> bool:
-    """Whether `file` holds what the file of `place` does, and perhaps more."""
+    """Whether `file` holds what the file of `place` does, and perhaps more; an empty one tells nothing."""
     try:
         rest = place.read(MAX_LINE_BYTES)
-        return place.fits(file) and file.read_at(place.offset, len(rest)) == rest
+        return bool(rest or place.recent) and place.fits(file) and file.read_at(place.offset, len(rest)) == rest
     except (_Overwritten, Unreadable):
         return False
 
