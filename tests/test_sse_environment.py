@@ -428,7 +428,7 @@ def test_without_ids_the_test_says_that_something_is_missing(tmp_path: Path, end
     [
         ("mai", "/forbidden", 1, "HTTP 403 Forbidden; correct auth_key"),
         ("mia", "/ids", 1, "no source is called 'mia'; there are: door, mai"),
-        ("door", "/ids", 1, 'door is not of type "sse"'),
+        ("door", "/ids", 1, "it cannot be started: x is not on PATH"),
     ],
 )
 def test_what_cannot_be_tested_ends_with_a_reason(

@@ -208,15 +208,14 @@ def try_source(
     configure_logging("critical")  # what there is to say is printed
     if is_stream(root, name):
         passed = try_stream(root, name, seconds=seconds or 10.0, count=count, reconnect=reconnect, as_json=as_json)
-        code = 0 if passed else 1
     elif reconnect:
         raise typer.BadParameter('only a source of type "sse" is connected to again', param_hint="--reconnect")
     else:
         from eventhost.cli.source_test import report
 
-        code = report(root, name, seconds=seconds or 3.0, count=count, as_json=as_json)
-    if code:
-        raise typer.Exit(code)
+        passed = report(root, name, seconds=seconds or 3.0, count=count, as_json=as_json)
+    if not passed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,20 +18,19 @@ from eventhost.cli.source_test.linked import LinkedConformance
 from eventhost.cli.source_test.subject import Found, Subject, find, guarded
 from eventhost.config import Protocol, ServerKind
 from eventhost.connections import Guardian
+from eventhost.errors import ConfigError
 
 __all__ = ["find", "play_golden", "report", "try_source"]
 
 Tell = Callable[[Check], object]
 
 
-def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) -> int:
-    """Check the source `name` of the environment in `root`, and print each check as it is done; return the exit code.
-
-    That is 0 if none failed, 2 if the source's configuration must be mended first.
+def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) -> bool:
+    """Check the source `name` of the environment in `root`, and print each check as it is done; true if none failed.
 
     Raises:
         NotFound: there is no such source.
-        ConfigError: the environment's own configuration must be mended first.
+        ConfigError: the configuration must be mended first; what could be checked all the same has been printed.
     """
     found = find(root, name)
     checks: list[Check] = []
@@ -38,7 +38,9 @@ def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) 
     def tell(check: Check) -> None:
         checks.append(check)
         if not as_json:
-            print("\n".join(check.lines()), flush=True)
+            # What is wrong with the configuration is this command's error, and told as such at its end.
+            shown = replace(check, details=()) if check.name == "config" and found.problems else check
+            print("\n".join(shown.lines()), flush=True)
 
     anyio.run(partial(try_source, found, root, tell, seconds=seconds, count=count))
     passed = all(check.outcome is not Outcome.FAILED for check in checks)
@@ -49,7 +51,9 @@ def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) 
         print_json({**said, "checks": [check.to_json() for check in checks]})
     else:
         print(summary(checks))
-    return 2 if found.problems else 0 if passed else 1
+    if found.problems:
+        raise ConfigError(found.problems)
+    return passed
 
 
 async def try_source(found: Found, root: Path, tell: Tell, *, seconds: float, count: int) -> None:
