@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -467,6 +468,25 @@ async def test_a_server_that_talks_beside_the_protocol_is_heard_and_understood(
         await source.logged("connected")
         await source.logged("info: list: listening")
         await source.logged("wrote to its stdout what is no MCP: hello, I am a server")
+
+
+@given(said=st.lists(st.binary(max_size=12)), cuts=st.lists(st.integers(0, 200)))
+async def test_lines_are_the_same_however_they_arrive_and_long_ones_are_left_out(
+    said: list[bytes], cuts: list[int]
+) -> None:
+    text = b"".join(line + b"\n" for line in said)
+    places = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
+    chunks = [text[start:end] for start, end in itertools.pairwise(places)]
+    left_out: list[None] = []
+
+    async def read(most: int) -> bytes:
+        return chunks.pop(0) if chunks else b""
+
+    with modules_of("mcp-tool") as load:
+        found = [line async for line in load("child").lines(read, 8, lambda: left_out.append(None))]
+    wanted = text.split(b"\n")
+    assert found == [line.strip() for line in wanted if len(line) <= 8 and line.strip()]
+    assert len(left_out) == sum(len(line) > 8 for line in wanted)
 
 
 async def test_nothing_of_a_server_outlives_the_source(around: Around, listing: Listing) -> None:

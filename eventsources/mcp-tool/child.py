@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +98,8 @@ class _Child:
 
     async def read(self) -> None:
         """Hand on what it says, a message a line."""
-        async for line in self._lines():
+        assert self._process.stdout is not None
+        async for line in lines(self._process.stdout.read, MOST_BYTES, self._tell_too_long):
             try:
                 message = jsonrpc_message_adapter.validate_json(line, by_name=False)
             except ValueError:
@@ -135,10 +136,10 @@ class _Child:
         assert stderr is not None
         rest = b""
         while chunk := await stderr.read(_CHUNK_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
+            *ended, rest = (rest + chunk).split(b"\n")
             if len(rest) > _LINE_SHOWN:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
+                ended, rest = [*ended, rest], b""
+            for line in ended:
                 self._tell_log(line)
         self._tell_log(rest)
         self._log_ended.set()
@@ -172,25 +173,8 @@ class _Child:
         # Whoever escaped the group may hold a pipe, and the transport would wait for it.
         self._process._transport.close()  # type: ignore[attr-defined]
 
-    async def _lines(self) -> AsyncIterator[bytes]:
-        stdout = self._process.stdout
-        assert stdout is not None
-        parts: list[bytes] = []
-        size = 0
-        while chunk := await stdout.read(_CHUNK_BYTES):
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                parts.append(end)
-                if size <= MOST_BYTES and (line := b"".join(parts).strip()):
-                    yield line
-                parts, size = [], 0
-            size += len(rest)
-            if size > MOST_BYTES:
-                if parts:
-                    self._log("error", f"said more than {MOST_BYTES // 2**20} MB at once, which is left out")
-                parts = []
-            else:
-                parts.append(rest)
+    def _tell_too_long(self) -> None:
+        self._log("error", f"said more than {MOST_BYTES // 2**20} MB at once, which is left out")
 
     def _tell_garbage(self, line: bytes) -> None:
         self._garbage += 1
@@ -218,6 +202,28 @@ class _Child:
         self._lost(told + (f"; its last words: {self._words[-1]}" if self._words else ""))
         # Whoever still waits for an answer, in the handshake say, learns it so.
         self._feed.close()
+
+
+async def lines(
+    read: Callable[[int], Awaitable[bytes]], most_bytes: int, too_long: Callable[[], None]
+) -> AsyncIterator[bytes]:
+    """The lines that `read` gives chunk by chunk, but empty ones, and those of more than `most_bytes`."""
+    parts: list[bytes] = []
+    size = 0
+    while chunk := await read(_CHUNK_BYTES):
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            if size <= most_bytes < size + len(end):
+                too_long()
+            elif size <= most_bytes and (line := b"".join([*parts, end]).strip()):
+                yield line
+            parts, size = [], 0
+        if size <= most_bytes < size + len(rest):
+            too_long()
+            parts = []
+        elif size <= most_bytes:
+            parts.append(rest)
+        size += len(rest)
 
 
 def _shown(line: bytes) -> str:

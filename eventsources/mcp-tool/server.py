@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from options import ServerAt, Watched, watched
@@ -35,8 +33,7 @@ async def watch_all() -> None:
     _watches.clear()
     for one in found:
         _watches[one.name] = Watch(one, source.state_dir / "told", source.emit_all, source.upstream(one.name))
-    # The SDK takes a second to load, in which the host is answered.
-    await asyncio.to_thread(import_module, "link")
+    # The SDK takes a second to load, which a mistake in the configuration need not wait for.
     from link import Server
 
     jobs: list[Awaitable[None]] = []
