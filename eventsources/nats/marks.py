@@ -71,7 +71,8 @@ class Mark:
 
 def begun(extent: Extent, seq: int) -> Mark:
     """Where the first start begins: after `seq`."""
-    return Mark(extent.created, str(extent.created), max(seq, extent.first_seq - 1, 0), extent.last_seq)
+    within = max(min(seq, extent.last_seq), extent.first_seq - 1, 0)
+    return Mark(extent.created, str(extent.created), within, extent.last_seq)
 
 
 def resumed(mark: Mark, extent: Extent, of: Gaps) -> tuple[Mark, Event | None]:
@@ -80,7 +81,7 @@ def resumed(mark: Mark, extent: Extent, of: Gaps) -> tuple[Mark, Event | None]:
     if extent.created != mark.created:
         anew = begun(extent, first - 1)
         return anew, of.gap(mark, "stream_replaced", anew.seq + 1, None)
-    if extent.last_seq < mark.seq:
+    if extent.last_seq < mark.next_seq - 1:
         epoch = f"{extent.created}-{int(mark.epoch.partition('-')[2] or 0) + 1}"
         back = replace(mark, epoch=epoch, seq=extent.last_seq, since=extent.last_seq, looked=0, time=None)
         return back, of.gap(mark, "went_back", extent.last_seq + 1, None)

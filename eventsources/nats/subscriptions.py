@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import nats.errors
 from connecting import Client, Servers
@@ -43,10 +44,21 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """Stands where nobody listened from one time to another, in milliseconds."""
+
+    after_ms: float
+    until_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Heard:
     """All that was published before this time, in milliseconds, stands before it."""
 
     until_ms: float
+
+
+Waiting = tuple[Wanted, Message] | Dropped | Missed | Heard
 
 
 class Inbox:
@@ -59,7 +71,7 @@ class Inbox:
         self, most: int = _MOST_WAITING, most_bytes: int = _MOST_WAITING_BYTES, now_s: Callable[[], float] = time.time
     ) -> None:
         self._most, self._most_bytes, self._now_s = most, most_bytes, now_s
-        self._waiting: deque[tuple[Wanted, Message] | Dropped | Heard] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._bytes = 0
         self._dropped: Dropped | None = None
         self._heard = False
@@ -78,6 +90,11 @@ class Inbox:
         self._bytes += message.size_bytes
         self._filled.set()
 
+    def missed(self, after_ms: float, until_ms: float) -> None:
+        """Note that nobody listened for so long."""
+        self._waiting.append(Missed(after_ms, until_ms))
+        self._filled.set()
+
     def heard(self, until_ms: float) -> None:
         """Note that all before this time is here; only once until that is told."""
         if not self._heard:
@@ -85,12 +102,12 @@ class Inbox:
             self._waiting.append(Heard(until_ms))
             self._filled.set()
 
-    async def take(self) -> Sequence[tuple[Wanted, Message] | Dropped | Heard]:
+    async def take(self) -> Sequence[Waiting]:
         """As much of what is here as makes one good batch, waited for; a mark stands alone."""
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
-        batch: list[tuple[Wanted, Message] | Dropped | Heard] = []
+        batch: list[Waiting] = []
         size = 0
         while self._waiting and len(batch) < MOST_EVENTS and size < MOST_BYTES:
             one = self._waiting[0]
@@ -119,28 +136,46 @@ class Subscriptions:
         self._servers = servers
         self._upstream = source.upstream(connection.name)
         self._bookmark = source.bookmark(f"{connection.name}.subjects")
+        self._inbox = Inbox()
+        heard = self._bookmark.content.get("heard")
+        self._heard_ms = datetime.fromisoformat(heard).timestamp() * 1000 if heard else None
+        """All that was published before was told, or stands in the inbox; None before the first start."""
 
     async def stay(self) -> None:
-        """Tell what comes, until cancelled."""
-        await self._upstream.stay(self._session)
+        """Tell what comes, until cancelled; what has come is told while the server is away, too."""
+        await first_to_end(self._upstream.stay(self._session), self._tell(self._inbox))
 
     async def _session(self) -> None:
+        wanted = self._connection.subjects
         async with self._servers.client() as client:
-            inbox = Inbox()
-            subscriptions = [await self._subscribe(client, wanted, inbox) for wanted in self._connection.subjects]
+            subscriptions = [await self._subscribe(client, one, self._inbox) for one in wanted]
             try:
                 await client.round_trip()
-                since = iso(time.time() * 1000)
-                if heard := self._bookmark.content.get("heard"):
-                    await self._upstream.gap(gap_of_subjects(self._connection, "not_connected", heard, since))
-                self._bookmark.save({"heard": since})
-                self._upstream.connected(f"subscribed to {', '.join(one.pattern for one in self._connection.subjects)}")
+                since_ms = time.time() * 1000
+                if self._heard_ms is not None:
+                    self._inbox.missed(self._heard_ms, since_ms)
+                self._hear(since_ms)
+                self._upstream.connected(f"subscribed to {', '.join(one.pattern for one in wanted)}")
                 self._tell_refusals(client)
-                await first_to_end(self._tell(inbox), _listen(client, subscriptions, inbox), client.ended())
+                await first_to_end(self._listen(client, subscriptions), client.ended())
             finally:
                 for subscription in subscriptions:
                     with suppress(nats.errors.Error):
                         await subscription.unsubscribe()
+
+    def _hear(self, until_ms: float) -> None:
+        self._heard_ms = until_ms
+        self._inbox.heard(until_ms)
+
+    async def _listen(self, client: Client, subscriptions: Sequence[Subscription]) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            asked_ms = time.time() * 1000
+            await client.round_trip()
+            # What came before the answer has been read, and goes to the inbox as soon as others may run.
+            while any(subscription.pending_msgs for subscription in subscriptions):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+            self._hear(asked_ms)
 
     async def _subscribe(self, client: Client, wanted: Wanted, inbox: Inbox) -> Subscription:
         async def arrived(message: Msg) -> None:
@@ -159,6 +194,9 @@ class Subscriptions:
                 heard = iso(first.until_ms)
                 self._bookmark.save({"heard": heard})
                 self._upstream.position = {"heard": heard}
+            elif isinstance(first, Missed):
+                times = iso(first.after_ms), iso(first.until_ms)
+                await self._upstream.gap(gap_of_subjects(self._connection, "not_connected", *times))
             elif isinstance(first, Dropped):
                 times = iso(first.first_ms), iso(first.last_ms)
                 gap = gap_of_subjects(self._connection, "slow_consumer", *times, messages=first.count)
@@ -173,14 +211,3 @@ class Subscriptions:
                 self._upstream.last_error = f"{refusal}; the others are read"
                 self._upstream.log("error", self._upstream.last_error)
                 client.refusals.remove(refusal)
-
-
-async def _listen(client: Client, subscriptions: Sequence[Subscription], inbox: Inbox) -> None:
-    while True:
-        await asyncio.sleep(_BEAT_S)
-        asked_ms = time.time() * 1000
-        await client.round_trip()
-        # What came before the answer has been read, and goes to the inbox as soon as others may run.
-        while any(subscription.pending_msgs for subscription in subscriptions):  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0)
-        inbox.heard(asked_ms)
