@@ -96,6 +96,7 @@ CONFIGS: dict[str, Event] = {
     "database": {"databases": [{"name": "notes", "url": "sqlite:///../../notes.db", "tables": ["note"]}]},
     "file-watcher": {"paths": ["../../inbox"]},
     "http-poll": {"urls": [{"name": "nobody", "url": "http://127.0.0.1:1/", "interval": "1s"}]},
+    "iot": {"brokers": [{"name": "nobody", "url": "mqtt://127.0.0.1:1", "topics": {"a": "iot.a"}}]},
     "mcp-tool": {"servers": {"todo": {"command": [sys.executable, str(SOURCES.parent / "mcpservers/todo/server.py")],
                                       "environment": {"EVENTHOST_STATE_DIR": "../../todo"}}}},
     "nats": {"connections": [{"name": "nobody", "url": "nats://127.0.0.1:1", "subjects": {"a": "nats.a"}}]},
