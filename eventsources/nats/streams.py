@@ -126,7 +126,8 @@ class Reader:
             name=stream.consumer,
             durable_name=stream.consumer,
             description="eventhost",
-            ack_policy=api.AckPolicy.EXPLICIT,
+            # One acknowledgement for each batch; work queues take none but explicit ones.
+            ack_policy=api.AckPolicy.ALL if extent.is_log else api.AckPolicy.EXPLICIT,
             ack_wait=_ACK_WAIT_S,
         )
         if len(stream.filters) == 1:
@@ -171,6 +172,7 @@ class _Reading:
         self._reader, self._jetstream, self._pull = reader, jetstream, pull
         self._mark, self._extent = mark, extent
         self._ack_wait_s = consumer.config.ack_wait or _ACK_WAIT_S
+        self._acknowledges_all = consumer.config.ack_policy == api.AckPolicy.ALL
         delivered = consumer.delivered.consumer_seq if consumer.delivered else 0
         self._track = Track(max(mark.seq, _delivered(consumer)), delivered, reader.gaps)
         self._last_seq = 0
@@ -211,7 +213,7 @@ class _Reading:
             self._mark = self._mark.read(delivery)
         await reader.keep(self._mark)
         reader.upstream.position = {"seq": self._mark.seq, "pending": batch[-1][1].pending}
-        await self._pull.acknowledge(batch)
+        await self._pull.acknowledge(batch[-1:] if self._acknowledges_all else batch)
 
     async def _look(self) -> None:
         """Note how far the stream holds nothing that is wanted, so that what is removed there is no gap."""
