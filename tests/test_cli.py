@@ -100,6 +100,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
         running = RunningHost(root, log_file)
         eventually(lambda: run("status", "--env", root).returncode == 0)
         eventually(lambda: running.source("door")["published"])
+        eventually(lambda: running.source("door")["status"] == "running")
         yield running
     finally:
         process.terminate()
