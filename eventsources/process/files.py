@@ -9,6 +9,7 @@ import asyncio
 import glob
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,9 @@ from eventhost.kit.upstream import Upstream, first_to_end
 GAP_TYPE: Final = "process.gap"
 
 _BATCH: Final = 500
+_BATCHES: Final = 2
+"""So many may be on their way to the host."""
+
 _BATCH_BYTES: Final = 4_000_000
 _LOOK_AGAIN_S: Final = 1.0
 """Some file systems tell nothing."""
@@ -185,12 +189,19 @@ class Tail:
     async def _follow(self, followed: Followed, mark: Bookmark) -> None:
         saved_s = time.monotonic()
         accepted = mark.content
+        on_their_way: deque[tuple[asyncio.Task[None], dict[str, Any]]] = deque()
         try:
             while True:
                 self._wake.clear()
                 events = await asyncio.to_thread(self._look, followed)
-                await self._tell(events)
-                accepted = followed.kept
+                has_gap = any(event.type == GAP_TYPE for event in events)
+                on_their_way.append((asyncio.create_task(self._tell(events)), followed.kept))
+                # The next batch is read while the host takes this one.
+                while len(on_their_way) > (_BATCHES if events and not has_gap else 0):
+                    told, kept = on_their_way[0]
+                    await told
+                    on_their_way.popleft()
+                    accepted = kept
                 now_s = time.monotonic()
                 if not events or now_s - saved_s > _SAVE_EVERY_S:
                     mark.save(accepted)
@@ -199,6 +210,8 @@ class Tail:
                 if not events:
                     await self._something()
         finally:
+            for task, _ in on_their_way:
+                task.cancel()
             mark.save(accepted)
             followed.close()
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lines import MAX_LINE_BYTES, Line
 from logfile import HEAD_BYTES, TAIL_BYTES, Head, LogFile, Plain, Unreadable, digest, open_rotated
-from rotation import Rotated, newer_than, rotated, uncompressed
+from rotation import COMPRESSED, Rotated, newer_than, rotated, uncompressed
 
 LINGER_S: Final = 60.0
 """A file that has left its path is read on until nothing was added to it for so long: its writer may not know yet."""
@@ -330,41 +330,26 @@ class Trail:
     def _new_place(self, file: Plain) -> _Place:
         place = _Place(file.inode, os.path.realpath(self.path), file=file, grew_s=self._clock())
         place.size, place.mtime_ns = file.seen() or (0, 0)
-        for path in self._rotated_files():
-            # Compressed ones are told by their names and times; later they have another number.
-            with suppress(OSError, Unreadable):
-                other = Plain(path)
-                try:
-                    # Of an empty one nothing was told, and its number may be that of another soon.
-                    if size := (other.seen() or (0, 0))[0]:
-                        place.beside[str(other.inode)] = [size, digest(_before(other, size))]
-                finally:
-                    other.close()
+        place.beside = _records(path for path in self._rotated_files() if not file.is_at(path))
         return place
 
     def _is_beside(self, place: _Place, path: Path) -> bool:
         """Whether this was there before the file of `place` came, and is thus not what came after it."""
-        with suppress(OSError, Unreadable):
-            file = open_rotated(path)
-            try:
-                if isinstance(file, Plain):
-                    records = [place.beside.get(str(file.inode), [0, ""])]
-                else:
-                    # What was compressed meanwhile has another number, and is read forwards only.
-                    records = sorted(place.beside.values())
-                return any(size > 0 and digest(_before(file, size)) == held for size, held in records)
-            finally:
-                file.close()
+        with suppress(OSError, Unreadable), closing(Plain(path)) as plain:
+            size, held = place.beside.get(str(plain.inode), (0, ""))
+            if size and digest(_before(plain, size)) == held:
+                return True
+        if path.suffix not in COMPRESSED:
+            return False
+        # What was compressed meanwhile has another number. It is read forwards.
+        with suppress(OSError, Unreadable), closing(open_rotated(path)) as file:
+            return any(digest(_before(file, size)) == held for size, held in sorted(place.beside.values()))
         return False
 
     def _is_twin(self, path: Path) -> bool:
         """Whether this is a copy of a file that is still open."""
-        with suppress(OSError, Unreadable):
-            file = open_rotated(path)
-            try:
-                return any(place.file is not None and _goes_on(place, file) for place in self._places)
-            finally:
-                file.close()
+        with suppress(OSError, Unreadable), closing(open_rotated(path)) as file:
+            return any(place.file is not None and _goes_on(place, file, no_more=True) for place in self._places)
         return False
 
     def _resume(self) -> None:
@@ -404,9 +389,13 @@ class Trail:
 
     def _find(self, place: _Place) -> LogFile | None:
         """The file that holds what was read and what followed it, under whatever name."""
+        if place.head is None and place.gone:
+            # It was empty when it was seen last, and any other file may have its number by now.
+            return None
         if place.inode is not None:
             # Of a file of which little is known, the number alone would take any other for it.
-            names = None if place.is_known_by_content else {self.path, *self._rotated_files()}
+            rotated_files = (path for path in self._rotated_files() if path.suffix not in COMPRESSED)
+            names = None if place.is_known_by_content else {self.path, *rotated_files}
             for entry in self._neighbours():
                 path = Path(entry.path)
                 if (
@@ -436,12 +425,14 @@ class Trail:
         for path in self._rotated_files():
             with suppress(OSError, Unreadable):
                 # Many files may share a first line, but only those that were written later can be copies.
-                if not place.is_known_by_content and path.stat().st_mtime_ns < place.mtime_ns:
+                written_ns = path.stat().st_mtime_ns
+                if not place.is_known_by_content and written_ns < place.mtime_ns:
                     continue
                 file = open_rotated(path)
                 with suppress(Unreadable):
                     if place.fits(file):
                         file.inode = place.inode = None
+                        place.mtime_ns = max(place.mtime_ns, written_ns)
                         return file
                 file.close()
         return None
@@ -472,7 +463,8 @@ class Trail:
         marked = {one.name: one for base in names for one in rotated(base, [*times])}
         which = marked.get(name) or Rotated(name, None)
         candidates = [marked[path.name] for path in others if path.name in marked]
-        for newer in newer_than(which, candidates, times):
+        newer_names = newer_than(which, candidates, times)
+        for at, newer in enumerate(newer_names):
             path = next(path for path in others if path.name == newer)
             try:
                 file = open_rotated(path)
@@ -482,6 +474,7 @@ class Trail:
                 yield Gap(f"{digest(os.fsencode(path))}:{times[newer]}:unreadable", "unreadable", 0, str(error))
                 continue
             place = _Place(file.inode, str(path), gone=True, file=file, mtime_ns=times[newer], grew_s=self._clock())
+            place.beside = _records(one for one in files if one.name not in newer_names[at:])
             yield place
 
     def _whereabouts(self, place: _Place) -> Path | None:
@@ -686,15 +679,28 @@ def _written_ns(place: _Place) -> int:
     return seen[1] if seen else place.mtime_ns
 
 
+def _records(paths: Iterable[Path]) -> dict[str, list[Any]]:
+    """What is to be known of these files to know them again: by inode a size, and what is just before that."""
+    records: dict[str, list[Any]] = {}
+    for path in paths:
+        with suppress(OSError, Unreadable), closing(Plain(path)) as file:
+            # Of an empty one nothing was told, and its number may be that of another soon.
+            if size := (file.seen() or (0, 0))[0]:
+                records[str(file.inode)] = [size, digest(_before(file, size))]
+    return records
+
+
 def _before(file: LogFile, offset: int) -> bytes:
     return file.read_at(max(0, offset - TAIL_BYTES), min(offset, TAIL_BYTES))
 
 
-def _goes_on(place: _Place, file: LogFile) -> bool:
+def _goes_on(place: _Place, file: LogFile, *, no_more: bool = False) -> bool:
     """Whether `file` holds what the file of `place` does, and perhaps more; an empty one tells nothing."""
     try:
         rest = place.read(MAX_LINE_BYTES)
-        return bool(rest or place.recent) and place.fits(file) and file.read_at(place.offset, len(rest)) == rest
+        # A rest that is as long as what is read may go on.
+        more = 1 if no_more and len(rest) < MAX_LINE_BYTES else 0
+        return bool(rest or place.recent) and place.fits(file) and file.read_at(place.offset, len(rest) + more) == rest
     except (_Overwritten, Unreadable):
         return False
 
