@@ -506,6 +506,29 @@ async def test_a_broker_that_says_why_it_ends_the_connection_is_quoted(tmp_path:
             assert odd.asked == ["a"]
 
 
+async def test_a_broker_that_is_silent_is_left(tmp_path: Path) -> None:
+    async with OddBroker() as odd:
+        config = {"name": "odd", "url": f"mqtt://127.0.0.1:{odd.port}", "topics": ["a"], "keepAlive": "1s"}
+        async with source_process(SOURCE, {"broker": config}, tmp_path) as source:
+            await source.logged("the broker is silent; see keepAlive, 1 s")
+            await source.logged("connected", 2)
+
+
+async def test_what_the_host_refuses_is_told_in_the_log_and_does_not_come_again(tmp_path: Path) -> None:
+    async with OddBroker() as odd:
+        config = {"name": "odd", "url": f"mqtt://127.0.0.1:{odd.port}", "topics": ["a"]}
+        async with source_process(SOURCE, {"broker": config}, tmp_path) as source:
+            await source.logged("connected")
+            source.accepts = lambda event: False
+            odd.say(b"\x32\x08\x00\x01a\x00\x07\x00hi")
+            (event,) = await source.count(1)
+            refusal = {"id": event["id"], "reason": "too large"}
+            source.say(method="notifications/eventsource/accepted", params={"ids": [], "rejected": [refusal]})
+            await source.logged("the host rejected the event: too large")
+            await source.until_asked(lambda: odd.told)
+    assert odd.told[0][:3] == b"\x40\x00\x07"
+
+
 async def test_a_broker_without_subscription_identifiers_is_not_sent_any(tmp_path: Path) -> None:
     async with OddBroker(connack=b"\x29\x00") as odd:
         config = {"name": "odd", "url": f"mqtt://127.0.0.1:{odd.port}", "topics": {"+/b": "one", "a/+": "other"}}
