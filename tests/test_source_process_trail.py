@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -220,3 +221,166 @@ def test_every_complete_line_that_is_still_there_is_told_once(trails: SimpleName
         world.look()
         world.check()
         world.trail.close()
+
+
+# What the names of rotated files say.
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "expected"),
+    [
+        ("app.log", ["app.log.1", "app.log.10", "app.log.2.gz"], ["app.log.10", "app.log.2.gz", "app.log.1"]),
+        ("app.log", ["app.log-20260102.gz", "app.log-20251231"], ["app.log-20251231", "app.log-20260102.gz"]),
+        ("app.log", ["app-2026-01-02.log", "app-2026-01-02_2.log"], ["app-2026-01-02.log", "app-2026-01-02_2.log"]),
+        ("app.log", ["app.1.log", "app.log.2026-01-02T03.xz"], ["app.1.log", "app.log.2026-01-02T03.xz"]),
+        ("app.log", ["app.log.old", "app.log~prev"], ["app.log.old", "app.log~prev"]),
+        ("syslog", ["syslog.1", "syslog.2.gz"], ["syslog.2.gz", "syslog.1"]),
+        ("app.log", ["app.log", "application.log", "app.log.d", "app2.log", "myapp.log.1", "app.log.1.tmp"], []),
+        ("access.log", ["error.log.1", "access.log.gz"], []),
+    ],
+)  # fmt: skip
+def test_a_rotated_file_is_known_by_its_name_and_so_is_which_is_older(
+    trails: SimpleNamespace, name: str, there: list[str], expected: list[str]
+) -> None:
+    found = trails.rotation.rotated(name, there)
+    assert sorted(one.name for one in found) == sorted(expected)
+    oldest = trails.rotation.Rotated("", None)
+    times = {one.name: at for at, one in enumerate(found, 1)} | {"": 0}
+    assert trails.rotation.newer_than(oldest, found, times) == expected
+
+
+def test_names_say_what_is_newer_where_times_do_not(trails: SimpleNamespace) -> None:
+    first, second, third = trails.rotation.rotated("a", ["a.1", "a.2.gz", "a.3"])
+    times = {"a.1": 1, "a.2.gz": 1, "a.3": 9}
+    assert trails.rotation.newer_than(third, [first, second, third], times) == ["a.2.gz", "a.1"]
+    assert trails.rotation.newer_than(first, [first, second, third], times) == []
+
+
+# What else can be in a file, or happen to it.
+
+
+class Follower:
+    """A trail and what it told."""
+
+    def __init__(self, trails: SimpleNamespace, path: Path) -> None:
+        self._trails, self._path = trails, path
+        self.now_s = 0.0
+        self.trail = self._new(None)
+
+    def _new(self, kept: Any) -> Any:
+        return self._trails.trail.Trail(self._path, kept, clock=lambda: self.now_s)
+
+    def told(self) -> list[str]:
+        told = []
+        while taken := self.trail.take(500, 4_000_000):
+            told += [getattr(one, "reason", None) or one.line.data.decode(errors="replace") for one in taken]
+        return told
+
+    def restart(self) -> None:
+        kept = self.trail.kept
+        self.trail.close()
+        self.trail = self._new(kept)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "app.log"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def follower(trails: SimpleNamespace, log: Path) -> Iterator[Follower]:
+    follower = Follower(trails, log)
+    yield follower
+    follower.trail.close()
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def test_a_line_that_is_too_long_is_told_once_and_the_rest_of_it_never(follower: Follower, log: Path) -> None:
+    append(log, b"a\n" + b"x" * 1_500_000)
+    assert [len(line) for line in follower.told()] == [1, 1_000_000]
+    append(log, b"y" * 1_500_000)
+    follower.restart()
+    assert follower.told() == []
+    append(log, b"y\nb\n")
+    assert follower.told() == ["b"]
+
+
+def test_a_hole_in_a_file_is_no_line_however_large(follower: Follower, log: Path) -> None:
+    append(log, b"a\n")
+    assert follower.told() == ["a"]
+    os.truncate(log, 3_000_000)
+    assert follower.told() == []
+    append(log, b"b\n")
+    assert follower.told() == ["b"]
+
+
+def test_a_file_that_is_written_anew_with_what_it_held_goes_on(follower: Follower, log: Path) -> None:
+    append(log, b"one\ntwo\n")
+    assert follower.told() == ["one", "two"]
+    for restart in (False, True):
+        anew = log.with_name("draft")
+        anew.write_bytes(log.read_bytes() + b"three\n")
+        anew.rename(log)
+        if restart:
+            follower.restart()
+        assert follower.told() == ["three"]
+
+
+def test_what_cannot_be_read_is_a_gap(follower: Follower, log: Path) -> None:
+    append(log, b"one\ntwo\n")
+    assert follower.told() == ["one", "two"]
+    follower.restart()
+    log.unlink()
+    Path(f"{log}.2.gz").write_bytes(gzip.compress(b"one\ntwo\nthree\n" * 5000)[:-9])
+    Path(f"{log}.1.zst").write_bytes(b"whatever")
+    append(log, b"four\n")
+    told = follower.told()
+    assert told[-1] == "four"
+    assert {"unreadable", "gone"} & set(told)
+
+
+def test_a_last_line_without_an_end_is_told_once_nobody_writes_any_more_and_no_disk_is_held(
+    trails: SimpleNamespace, follower: Follower, log: Path
+) -> None:
+    append(log, b"one\ntw")
+    assert follower.told() == ["one"]
+    log.unlink()
+    assert follower.told() == []
+    assert _descriptor_of(log) is not None
+    follower.now_s += trails.trail.LINGER_S + 1
+    assert follower.told() == ["tw"]
+    assert _descriptor_of(log) is None
+    append(log, b"three\n")
+    assert follower.told() == ["three"]
+
+
+def _descriptor_of(removed: Path) -> str | None:
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            if os.readlink(f"/proc/self/fd/{descriptor}") == f"{removed} (deleted)":
+                return descriptor
+    return None
+
+
+def test_a_pipe_or_a_folder_at_the_path_is_no_log_and_holds_nothing_up(follower: Follower, log: Path) -> None:
+    log.unlink()
+    os.mkfifo(log)
+    assert follower.told() == []
+    assert follower.trail.trouble == f"{log}: no regular file"
+    log.unlink()
+    append(log, b"one\n")
+    assert (follower.told(), follower.trail.trouble) == (["one"], "")
+
+
+def test_a_file_of_many_lines_is_taken_in_pieces(follower: Follower, log: Path) -> None:
+    append(log, b"".join(b"%d\n" % number for number in range(5000)))
+    assert len(follower.trail.take(500, 4_000_000)) == 500
+    assert [one.line.data for one in follower.trail.take(500, 6)] == [b"500", b"501"]
+    follower.restart()
+    assert follower.told() == [str(number) for number in range(502, 5000)]

@@ -43,16 +43,16 @@ _MOST_SHOWN: Final = 20
 EmitAll = Callable[[Sequence[Event]], Awaitable[None]]
 
 
-def event_of(files: Files, path: Path, told: Told | Gap) -> Event:
+def event_of(files: Files, path: str, told: Told | Gap) -> Event:
     """What is emitted for a line, or for lines that are missing."""
     event_id = f"{files.name}:{told.id}"
     if isinstance(told, Gap):
-        payload = {"name": files.name, "file": str(path), "reason": told.reason, "after": {"offset": told.offset}}
+        payload = {"name": files.name, "file": path, "reason": told.reason, "after": {"offset": told.offset}}
         if told.detail:
             payload["detail"] = told.detail
         return Event(GAP_TYPE, payload, event_id)
     payload = payload_of_line(told.line, as_json=files.as_json, encoding=files.encoding)
-    return Event(files.type, payload, event_id, metadata={"name": files.name, "file": str(path), "offset": told.offset})
+    return Event(files.type, payload, event_id, metadata={"name": files.name, "file": path, "offset": told.offset})
 
 
 class Followed:
@@ -129,7 +129,7 @@ class Followed:
         for turn in range(len(trails)):
             path, trail = trails[(self._turn + turn) % len(trails)]
             taken = trail.take(_BATCH - len(events), _BATCH_BYTES - size)
-            events += [event_of(self._files, Path(path), one) for one in taken]
+            events += [event_of(self._files, path, one) for one in taken]
             size += sum(len(one.line.data) for one in taken if isinstance(one, Told))
             if len(events) >= _BATCH or size >= _BATCH_BYTES:
                 # Those that had no turn come first next time.

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -426,7 +426,7 @@ class Trail:
             with suppress(OSError, Unreadable):
                 # Many files may share a first line, but only those that were written later can be copies.
                 written_ns = path.stat().st_mtime_ns
-                if not place.is_known_by_content and written_ns < place.mtime_ns:
+                if not place.is_known_by_content and (written_ns < place.mtime_ns or self._is_beside(place, path)):
                     continue
                 file = open_rotated(path)
                 with suppress(Unreadable):
@@ -526,7 +526,9 @@ class Trail:
             try:
                 if self._may_have_been_emptied(step):
                     assert isinstance(step.file, Plain)
-                    between = list(self._between(None, step, step.file, step.mtime_ns))
+                    if step.head is not None and self._has_copy(step):
+                        raise _Overwritten
+                    between = [] if step.head else list(self._between(None, step, step.file, step.mtime_ns))
                     step.size, step.mtime_ns = step.file.seen() or (0, 0)
                     if between:
                         step.beside = self._new_place(step.file).beside
@@ -554,11 +556,23 @@ class Trail:
                     return [last]
         return []
 
+    def _has_copy(self, place: _Place) -> bool:
+        """Whether a copy was made of the file, which may have been emptied since and begin as it did."""
+        probe = replace(place)
+        copy = self._copy(probe)
+        if copy is None:
+            return False
+        with closing(copy):
+            return not any(isinstance(one.file, Plain) and one.file.is_at(copy.path) for one in self._places)
+
     @staticmethod
     def _may_have_been_emptied(place: _Place) -> bool:
-        """Whether something happened to a file of which nothing was known."""
+        """Whether something happened to a file of which too little is known to tell by its content."""
         return (
-            place.head is None and isinstance(place.file, Plain) and place.file.seen() != (place.size, place.mtime_ns)
+            not place.is_known_by_content
+            and place.inode is not None
+            and isinstance(place.file, Plain)
+            and place.file.seen() != (place.size, place.mtime_ns)
         )
 
     def _lines(self, place: _Place, most_lines: int, most_bytes: int) -> list[Told]:
@@ -586,6 +600,8 @@ class Trail:
                 end = data.find(b"\n") + 1
                 place.skipping = end == 0
                 place.move(data[:end] if end else data)
+                if end:
+                    continue
             elif b"\n" in data:
                 self._name(place, data)
                 told = _split(place, data, most_lines - len(found), most_bytes - size)
