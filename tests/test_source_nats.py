@@ -793,38 +793,51 @@ async def test_a_server_that_wants_a_certificate_is_shown_it(tls_folder: Path, t
             await source.logged("subscribed")
 
 
-async def test_no_secret_is_told_to_a_server_that_speaks_no_tls_where_tls_is_wanted(tmp_path: Path) -> None:
-    said = b""
+@asynccontextmanager
+async def playing(serve: Callable[[SocketStream], Awaitable[None]]) -> AsyncIterator[int]:
+    """A server that greets, and then does what the test wants; gives its port."""
 
     async def greet(stream: SocketStream) -> None:
-        nonlocal said
         async with stream:
             await stream.send(b'INFO {"server_id":"x","version":"2.10.0","headers":true,"max_payload":1000}\r\n')
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-                while True:
-                    said += await stream.receive()
+                await serve(stream)
 
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, greet)
-        port = listener.extra(SocketAttribute.local_port)
+        yield listener.extra(SocketAttribute.local_port)
+        tasks.cancel_scope.cancel()
+
+
+async def test_no_secret_is_told_to_a_server_that_speaks_no_tls_where_tls_is_wanted(tmp_path: Path) -> None:
+    said = b""
+
+    async def listen(stream: SocketStream) -> None:
+        nonlocal said
+        while True:
+            said += await stream.receive()
+
+    async with playing(listen) as port:
         url = f"tls://127.0.0.1:{port}"
         config = {"connection": {"url": url, "subjects": ["a"], "user": "eve", "password": "secret"}}
         async with source_process(SOURCE, config, tmp_path) as source:
             await source.logged("it offers no TLS")
-        tasks.cancel_scope.cancel()
     assert said == b""
 
 
-async def test_an_nkey_and_a_token_let_it_in(tmp_path: Path) -> None:
-    user, seed = key(nkeys.PREFIX_BYTE_USER)
-    with nats_server(authorization={"users": [{"nkey": user.public_key.decode()}]}) as server:
-        config = subjects(server, ["a"], nkeySeed=seed)
-        async with source_process(SOURCE, config, tmp_path / "nkey") as source:
-            await source.logged("subscribed")
-            assert seed not in source.log
-    with nats_server(authorization={"token": "let-me-in"}) as server:
-        async with source_process(SOURCE, subjects(server, ["a"], token="let-me-in"), tmp_path / "token") as source:
-            await source.logged("subscribed")
+async def test_why_a_server_throws_it_out_is_told(tmp_path: Path) -> None:
+    async def throw_out(stream: SocketStream) -> None:
+        while True:
+            said = await stream.receive()
+            if b"SUB" in said:
+                await stream.send(b"-ERR 'maximum subscriptions exceeded'\r\n")
+            elif b"PING" in said:
+                await stream.send(b"PONG\r\n")
+
+    async with playing(throw_out) as port:
+        config = {"connection": {"url": f"nats://127.0.0.1:{port}", "subjects": ["a"]}}
+        async with source_process(SOURCE, config, tmp_path) as source:
+            await source.logged("maximum subscriptions exceeded; trying again")
 
 
 def jwt(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, kind: str, **claims: Any) -> str:

@@ -78,8 +78,11 @@ class Client(NatsClient):
             await asyncio.wait({over, reading} if reading else {over}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             over.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self.over.wait()
         if not self.over.is_set():
-            await self.end("what the server sent cannot be read")
+            await self.end(_bare(self.last_error) or "what the server sent cannot be read")
         if self._why:
             raise Unavailable(self._why)
         said = "" if isinstance(self.last_error, nats.errors.UnexpectedEOF) else _bare(self.last_error)
@@ -139,7 +142,7 @@ class Servers:
 
     async def _client(self) -> Client:
         task = self._connecting
-        if task is None or (task.done() and (task.exception() is not None or task.result().over.is_set())):
+        if task is None or (task.done() and (task.exception() is not None or task.result().is_closed)):
             task = self._connecting = asyncio.ensure_future(self._connect())
         # Whoever gives up waiting must not take the connection from the others.
         return await asyncio.shield(task)
