@@ -120,7 +120,8 @@ class World:
                 self.append(0)
 
     def copy_and_truncate(self, keep_time: bool) -> None:
-        if self.log in self.contents:
+        # A copy of a first line alone, to which another begins alike, cannot be told from a log that was not emptied.
+        if self.log in self.contents and self.contents[self.log].lines != [HEADER]:
             self._shift()
             (shutil.copy2 if keep_time else shutil.copy)(self.log, self.rotated(1))
             if not keep_time:

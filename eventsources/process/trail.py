@@ -557,13 +557,15 @@ class Trail:
         return []
 
     def _has_copy(self, place: _Place) -> bool:
-        """Whether a copy was made of the file, which may have been emptied since and begin as it did."""
+        """Whether a copy has what the file had and has no more, so that it was emptied, and begins as it did."""
         probe = replace(place)
         copy = self._copy(probe)
         if copy is None:
             return False
         with closing(copy):
-            return not any(isinstance(one.file, Plain) and one.file.is_at(copy.path) for one in self._places)
+            if any(isinstance(one.file, Plain) and one.file.is_at(copy.path) for one in self._places):
+                return False
+            return not place.read(MAX_LINE_BYTES).startswith(copy.read_at(place.offset, MAX_LINE_BYTES))
 
     @staticmethod
     def _may_have_been_emptied(place: _Place) -> bool:
