@@ -173,6 +173,7 @@ def test_however_it_is_killed_no_message_is_lost_and_none_takes_anothers_id(qos:
         if not taken:
             taken[:], came[:] = came[:], []
             events[:] = here.take(taken, "2026-01-02T03:04:05.000Z")
+            broker.hear(here.receipts())
 
     def accept() -> None:
         for event in events:

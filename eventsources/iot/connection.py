@@ -38,6 +38,9 @@ MOST_BYTES: Final = 4_000_000
 ANSWER_S: Final = 10.0
 """How long the broker has to answer."""
 
+_MOST_AT_ONCE: Final = 200
+"""How many packets are read before anything else has its turn."""
+
 _GOODBYE_S: Final = 0.5
 """How long saying goodbye may take; less than the kit leaves for it."""
 
@@ -111,6 +114,7 @@ class Connection(aiomqtt.Client):
         self._heard_s = time.time()
         self._packets: deque[Packet] = deque()
         self._waiting_bytes = 0
+        self._came = 0
         self._paused = False
         self._happened = asyncio.Event()
         self._ended: Unavailable | None = None
@@ -238,6 +242,7 @@ class Connection(aiomqtt.Client):
 
     def _queue_packet(self, packet: Packet) -> None:
         self._packets.append(packet)
+        self._came += 1
         self._waiting_bytes += _size(packet)
         self._happened.set()
         sock = self._socket()
@@ -263,12 +268,17 @@ class Connection(aiomqtt.Client):
             self._loop.call_soon(self._read)
 
     def _read(self) -> None:
+        self._heard_s = time.time()
         try:
-            while not self._paused and (sock := self._socket()) is not None:
-                self._heard_s = time.time()
-                self._paho.loop_read()
-                if self._socket() is not sock or not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+            # All that is there, for what comes together is kept and handed on together; within bounds, for others.
+            for _ in range(_MOST_AT_ONCE):
+                sock, before = self._socket(), self._came
+                if sock is None or self._paused:
                     return
+                self._paho.loop_read()
+                if self._came == before and not (isinstance(sock, ssl.SSLSocket) and _holds_more(sock)):
+                    return
+            self._loop.call_soon(self._read)
         except Exception as error:
             self._fail(error)
 
@@ -347,6 +357,11 @@ def _message(message: paho.MQTTMessage) -> Message:
         correlation_data=getattr(properties, "CorrelationData", None),
         expiry_s=getattr(properties, "MessageExpiryInterval", None),
     )
+
+
+def _holds_more(sock: ssl.SSLSocket) -> bool:
+    """Whether it holds what the loop cannot see; one that was closed holds nothing."""
+    return sock.fileno() != -1 and sock.pending() > 0
 
 
 def _size(packet: Packet) -> int:
