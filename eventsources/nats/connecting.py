@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, ServiceUnavailableError
 from options import Connection
 
-from eventhost.kit.upstream import Unavailable
+from eventhost.kit.upstream import Unavailable, first_to_end
 
 _CONNECT_S = 5
 _ANSWER_S = 10
@@ -92,15 +92,21 @@ class Client(NatsClient):
         """Return when the server has seen all that was sent to it, and what it had sent before has arrived.
 
         Raises:
-            Unavailable: it does not answer.
+            Unavailable: it does not answer, or has ended the connection.
         """
+        await first_to_end(self._pinged(), self.ended())
+
+    async def _pinged(self) -> None:
         try:
             # The library's first ping may overtake what was sent just before it.
             await self.flush(_ANSWER_S)
             await self.flush(_ANSWER_S)
+        except nats.errors.ConnectionClosedError:
+            await self.ended()
         except nats.errors.TimeoutError:
-            await self.end(f"the server does not answer for {_ANSWER_S} s")
-            raise Unavailable(self._why) from None
+            why = f"the server does not answer for {_ANSWER_S} s"
+            await self.end(why)
+            raise Unavailable(why) from None
 
     async def end(self, why: str = "") -> None:
         """Close it, whatever the other side does meanwhile; `why` is what those are told who still read."""
