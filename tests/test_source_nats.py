@@ -840,6 +840,18 @@ async def test_why_a_server_throws_it_out_is_told(tmp_path: Path) -> None:
             await source.logged("maximum subscriptions exceeded; trying again")
 
 
+async def test_an_nkey_and_a_token_let_it_in(tmp_path: Path) -> None:
+    user, seed = key(nkeys.PREFIX_BYTE_USER)
+    with nats_server(authorization={"users": [{"nkey": user.public_key.decode()}]}) as server:
+        config = subjects(server, ["a"], nkeySeed=seed)
+        async with source_process(SOURCE, config, tmp_path / "nkey") as source:
+            await source.logged("subscribed")
+            assert seed not in source.log
+    with nats_server(authorization={"token": "let-me-in"}) as server:
+        async with source_process(SOURCE, subjects(server, ["a"], token="let-me-in"), tmp_path / "token") as source:
+            await source.logged("subscribed")
+
+
 def jwt(issuer: nkeys.KeyPair, subject: nkeys.KeyPair, kind: str, **claims: Any) -> str:
     """What `issuer` says of `subject`, as NATS writes it."""
 
