@@ -407,6 +407,9 @@ class Trail:
         if place.is_known_by_content and not place.gone and (file := self._fitting(place, self.path, any_inode=True)):
             place.inode = file.inode
             return file
+        if place.gone and place.offset == place.size and not place.is_known_by_content:
+            # It had left, and was told whole; what begins alike is more likely another.
+            return None
         return self._copy(place)
 
     def _fitting(self, place: _Place, path: Path, *, any_inode: bool = False) -> Plain | None:
@@ -529,7 +532,8 @@ class Trail:
                     if step.head is not None and self._has_copy(step):
                         raise _Overwritten
                     between = [] if step.head else list(self._between(None, step, step.file, step.mtime_ns))
-                    step.size, step.mtime_ns = step.file.seen() or (0, 0)
+                    if step.head is None:
+                        step.size, step.mtime_ns = step.file.seen() or (0, 0)
                     if between:
                         step.beside = self._new_place(step.file).beside
                         self._replace(step, [*between, step])
