@@ -49,7 +49,7 @@ def of_type(source: SourceProcess, kind: str) -> list[Event]:
 
 
 async def state_of(source: SourceProcess, name: str) -> dict[str, Any]:
-    (state,) = (one for one in await source.call("get_watched") if one["name"] == name)
+    (state,) = (one for one in (await source.call("get_source_status"))["upstreams"] if one["name"] == name)
     return dict(state)
 
 
@@ -220,7 +220,7 @@ async def test_what_one_entry_lacks_does_the_others_no_harm(run: Callable[..., A
             "missing: journalctl",
         ):
             await source.logged(f"error: {said}")
-        assert {one["name"]: one["state"] for one in await source.call("get_watched")} == {
+        assert {one["name"]: one["state"] for one in (await source.call("get_source_status"))["upstreams"]} == {
             **dict.fromkeys(("unknown", "nowhere", "closed", "damaged", "folder", "missing"), "reconnecting"),
             "good": "connected",
         }

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from lines import payload_of_line
 from options import Files
+from reading import Told
 from rotation import rotated, uncompressed
-from trail import Gap, Told, Trail
+from trail import Gap, Trail
 
 from eventhost.kit.bookmark import Bookmark
 from eventhost.kit.event import Event

@@ -52,11 +52,5 @@ def _bookmark(kind: str, one: Wanted) -> Bookmark:
         raise Unavailable(str(error)) from None
 
 
-@source.tool(description="Tell of each command, log and journal how it fares, how far it was read, and its last error")
-def get_watched() -> list[dict[str, object]]:
-    """The state of each entry."""
-    return [source.upstream(one.name).snapshot() for one in wanted(source.options)]
-
-
 if __name__ == "__main__":
     source.run()

@@ -16,27 +16,18 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lines import MAX_LINE_BYTES, Line
-from logfile import HEAD_BYTES, TAIL_BYTES, Head, LogFile, Plain, Unreadable, digest, open_rotated
+from lines import MAX_LINE_BYTES
+from logfile import HEAD_BYTES, Head, LogFile, Plain, Unreadable, digest, open_rotated
+from place import Overwritten, Place, after_last_line, before
+from reading import Lives, Told, last_line, lines_of
 from rotation import COMPRESSED, Rotated, newer_than, rotated, uncompressed
 
 LINGER_S: Final = 60.0
 """A file that has left its path is read on until nothing was added to it for so long: its writer may not know yet."""
-
-_CHUNK_BYTES: Final = 262_144
-_MAX_LIVES: Final = 64
-
-
-class Told(NamedTuple):
-    """A line, and where it began."""
-
-    id: str
-    offset: int
-    line: Line
 
 
 class Gap(NamedTuple):
@@ -47,116 +38,6 @@ class Gap(NamedTuple):
     """`truncated`, `gone` or `unreadable`."""
     offset: int
     detail: str = ""
-
-
-class _Overwritten(Exception):
-    """What was read of a file before is not in it any more."""
-
-
-@dataclass(slots=True, eq=False)
-class _Place:
-    """How far one file was read."""
-
-    inode: int | None
-    real: str
-    """The path behind any links."""
-    offset: int = 0
-    head: Head | None = None
-    tail: str = ""
-    tail_length: int = 0
-    life: str = ""
-    """Names the content, whatever file it is in; empty while nothing was told of it."""
-    skipping: bool = False
-    """Within a line that is too long."""
-    gone: bool = False
-    """It does not stand at the path any more."""
-    owes_gap: bool = False
-    """It cannot be found; what is there instead may be it, for nothing was known of its content."""
-    size: int = 0
-    mtime_ns: int = 0
-    beside: dict[str, list[Any]] = field(default_factory=dict)
-    """What was there already when it came and is therefore older: by inode a size, and what was just before it."""
-    file: LogFile | None = None
-    recent: bytes = b""
-    """The bytes before `offset`."""
-    read_at: tuple[int, int] | None = None
-    """What the file was like when it was read to its end."""
-    grew_s: float = 0.0
-
-    def kept(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "inode": self.inode,
-            "real": self.real,
-            "offset": self.offset,
-            "head": self.head and list(self.head),
-            "tail": [self.tail_length, self.tail],
-            "life": self.life,
-            "skipping": self.skipping,
-            "gone": self.gone,
-            "owes_gap": self.owes_gap,
-            "size": self.size,
-            "mtime": self.mtime_ns,
-            "beside": self.beside,
-        }
-
-    @classmethod
-    def of(cls, kept: dict[str, Any]) -> _Place:
-        """What `kept` gave."""
-        length, tail = kept["tail"]
-        return cls(
-            kept["inode"],
-            kept["real"],
-            kept["offset"],
-            Head(*kept["head"]) if kept["head"] else None,
-            tail,
-            length,
-            kept["life"],
-            kept["skipping"],
-            kept["gone"],
-            kept["owes_gap"],
-            kept["size"],
-            kept["mtime"],
-            kept["beside"],
-        )
-
-    def fits(self, file: LogFile) -> bool:
-        """Whether `file` holds what was read."""
-        if self.head is not None and not self.head.begins(file.read_at(0, self.head.length)):
-            return False
-        recent = file.read_at(self.offset - self.tail_length, self.tail_length)
-        if len(recent) != self.tail_length or (recent and digest(recent) != self.tail):
-            return False
-        self.recent = recent
-        return True
-
-    @property
-    def is_known_by_content(self) -> bool:
-        """Whether more than a first line was read, which many files may share."""
-        return self.head is not None and self.head.complete and self.offset > self.head.length
-
-    def read(self, count: int) -> bytes:
-        """Bytes from `offset` on.
-
-        Raises:
-            _Overwritten: what was before it is not there any more.
-            Unreadable: they cannot be read.
-        """
-        assert self.file is not None
-        # In one go, so that nothing can come in between.
-        data = self.file.read_at(self.offset - len(self.recent), len(self.recent) + count)
-        if not data.startswith(self.recent):
-            raise _Overwritten
-        if self.offset == 0 and self.head is not None and not self.head.begins(data):
-            raise _Overwritten
-        return data[len(self.recent) :]
-
-    def move(self, data: bytes) -> None:
-        """`data` was read."""
-        self.offset += len(data)
-        self.size = max(self.size, self.offset)
-        self.recent = (self.recent + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        self.tail, self.tail_length = digest(self.recent), len(self.recent)
 
 
 class Trail:
@@ -179,15 +60,14 @@ class Trail:
         """Why it cannot be read now; empty while it can."""
         self._from_beginning = from_beginning
         self._clock = clock
-        self._steps: list[_Place | Gap] = []
+        self._steps: list[Place | Gap] = []
         """What is to be told, the oldest first; the last place is the one at the path, unless it is `gone`."""
-        self._lives: dict[str, int] = {}
+        self._lives = Lives(path, kept["lives"] if kept is not None else {})
         self._resumed = True
         if kept is not None:
             self._from_beginning = True
             self._resumed = False
-            self._lives = dict(kept["lives"])
-            self._steps = [Gap(**step["gap"]) if "gap" in step else _Place.of(step) for step in kept["steps"]]
+            self._steps = [Gap(**step["gap"]) if "gap" in step else Place.of(step) for step in kept["steps"]]
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -198,7 +78,7 @@ class Trail:
             else step.kept()
             for step in self._steps
         ]
-        return {"lives": dict(self._lives), "steps": steps}
+        return {"lives": dict(self._lives.known), "steps": steps}
 
     @property
     def offset(self) -> int | None:
@@ -244,13 +124,13 @@ class Trail:
     # What stands where.
 
     @property
-    def _places(self) -> list[_Place]:
-        return [step for step in self._steps if isinstance(step, _Place)]
+    def _places(self) -> list[Place]:
+        return [step for step in self._steps if isinstance(step, Place)]
 
     @property
-    def _current(self) -> _Place | None:
+    def _current(self) -> Place | None:
         last = self._steps[-1] if self._steps else None
-        return last if isinstance(last, _Place) and not last.gone else None
+        return last if isinstance(last, Place) and not last.gone else None
 
     def _look(self) -> None:
         if not self._resumed:
@@ -290,7 +170,7 @@ class Trail:
                 and isinstance(current.file, Plain)
                 and current.file.removed()
                 and current.is_known_by_content
-                and _goes_on(current, now)
+                and current.continues_in(now)
             ):
                 # It was written anew with all that it held, as editors do.
                 current.file.close()
@@ -316,45 +196,45 @@ class Trail:
             self._steps.append(self._begin(now))
         return None
 
-    def _begin(self, file: Plain) -> _Place:
+    def _begin(self, file: Plain) -> Place:
         place = self._new_place(file)
         if not self._from_beginning:
             self._from_beginning = True
             with suppress(Unreadable):
-                place.offset = _after_last_line(file, place.size)
+                place.offset = after_last_line(file, place.size)
                 place.head = Head.of(file.read_at(0, HEAD_BYTES))
-                recent = _before(file, place.offset)
+                recent = before(file, place.offset)
                 place.recent, place.tail, place.tail_length = recent, digest(recent), len(recent)
         return place
 
-    def _new_place(self, file: Plain) -> _Place:
-        place = _Place(file.inode, os.path.realpath(self.path), file=file, grew_s=self._clock())
+    def _new_place(self, file: Plain) -> Place:
+        place = Place(file.inode, os.path.realpath(self.path), file=file, grew_s=self._clock())
         place.size, place.mtime_ns = file.seen() or (0, 0)
         place.beside = _records(path for path in self._rotated_files() if not file.is_at(path))
         return place
 
-    def _is_beside(self, place: _Place, path: Path) -> bool:
+    def _is_beside(self, place: Place, path: Path) -> bool:
         """Whether this was there before the file of `place` came, and is thus not what came after it."""
         with suppress(OSError, Unreadable), closing(Plain(path)) as plain:
             size, held = place.beside.get(str(plain.inode), (0, ""))
-            if size and digest(_before(plain, size)) == held:
+            if size and digest(before(plain, size)) == held:
                 return True
         if path.suffix not in COMPRESSED:
             return False
         # What was compressed meanwhile has another number. It is read forwards.
         with suppress(OSError, Unreadable), closing(open_rotated(path)) as file:
-            return any(digest(_before(file, size)) == held for size, held in sorted(place.beside.values()))
+            return any(digest(before(file, size)) == held for size, held in sorted(place.beside.values()))
         return False
 
     def _is_twin(self, path: Path) -> bool:
         """Whether this is a copy of a file that is still open."""
         with suppress(OSError, Unreadable), closing(open_rotated(path)) as file:
-            return any(place.file is not None and _goes_on(place, file, no_more=True) for place in self._places)
+            return any(place.file is not None and place.continues_in(file, no_more=True) for place in self._places)
         return False
 
     def _resume(self) -> None:
         """Find the files of what was kept."""
-        steps: list[_Place | Gap] = []
+        steps: list[Place | Gap] = []
         for step in self._steps:
             steps.append(step)
             if isinstance(step, Gap):
@@ -372,7 +252,7 @@ class Trail:
                 step.gone, step.size = True, step.offset
         self._steps = steps
 
-    def _unchanged(self, place: _Place) -> bool:
+    def _unchanged(self, place: Place) -> bool:
         """Whether something beside the path was written last when the file of `place` was."""
         for path in self._rotated_files():
             with suppress(OSError):
@@ -380,14 +260,14 @@ class Trail:
                     return True
         return False
 
-    def _stands_in(self, place: _Place) -> bool:
+    def _stands_in(self, place: Place) -> bool:
         """Whether the path has the very file, if not its content."""
         try:
             return os.stat(self.path).st_ino == place.inode
         except OSError:
             return False
 
-    def _find(self, place: _Place) -> LogFile | None:
+    def _find(self, place: Place) -> LogFile | None:
         """The file that holds what was read and what followed it, under whatever name."""
         if place.head is None and place.gone:
             # It was empty when it was seen last, and any other file may have its number by now.
@@ -412,7 +292,7 @@ class Trail:
             return None
         return self._copy(place)
 
-    def _fitting(self, place: _Place, path: Path, *, any_inode: bool = False) -> Plain | None:
+    def _fitting(self, place: Place, path: Path, *, any_inode: bool = False) -> Plain | None:
         with suppress(FileNotFoundError, Unreadable):
             file = Plain(path)
             with suppress(Unreadable):
@@ -421,7 +301,7 @@ class Trail:
             file.close()
         return None
 
-    def _copy(self, place: _Place) -> LogFile | None:
+    def _copy(self, place: Place) -> LogFile | None:
         """A rotated file with the same content, plain or compressed."""
         if place.head is None:
             return None
@@ -440,7 +320,7 @@ class Trail:
                 file.close()
         return None
 
-    def _between(self, where: Path | None, last: _Place, now: Plain | None, written_ns: int) -> Iterator[_Place | Gap]:
+    def _between(self, where: Path | None, last: Place, now: Plain | None, written_ns: int) -> Iterator[Place | Gap]:
         """What came after `last`, of which the file is at `where`, and has given way to the file at the path `now`.
 
         `written_ns` is when `last` was written last.
@@ -476,11 +356,11 @@ class Trail:
             except Unreadable as error:
                 yield Gap(f"{digest(os.fsencode(path))}:{times[newer]}:unreadable", "unreadable", 0, str(error))
                 continue
-            place = _Place(file.inode, str(path), gone=True, file=file, mtime_ns=times[newer], grew_s=self._clock())
+            place = Place(file.inode, str(path), gone=True, file=file, mtime_ns=times[newer], grew_s=self._clock())
             place.beside = _records(one for one in files if one.name not in newer_names[at:])
             yield place
 
-    def _whereabouts(self, place: _Place) -> Path | None:
+    def _whereabouts(self, place: Place) -> Path | None:
         """What the file of `place` is called now."""
         if isinstance(place.file, Plain) and place.file.inode is not None:
             for entry in self._neighbours():
@@ -530,7 +410,7 @@ class Trail:
                 if self._may_have_been_emptied(step):
                     assert isinstance(step.file, Plain)
                     if step.head is not None and self._has_copy(step):
-                        raise _Overwritten
+                        raise Overwritten
                     between = [] if step.head else list(self._between(None, step, step.file, step.mtime_ns))
                     if step.head is None:
                         step.size, step.mtime_ns = step.file.seen() or (0, 0)
@@ -538,9 +418,9 @@ class Trail:
                         step.beside = self._new_place(step.file).beside
                         self._replace(step, [*between, step])
                         return self._take_step(most_lines, most_bytes)
-                if found := self._lines(step, most_lines, most_bytes):
+                if found := lines_of(step, self._lives, most_lines, most_bytes, self._clock()):
                     return list(found)
-            except _Overwritten:
+            except Overwritten:
                 self._overwritten(step)
                 return self._take_step(most_lines, most_bytes)
             except Unreadable as error:
@@ -550,7 +430,7 @@ class Trail:
                 self._replace(step, [self._gap(step, "unreadable", str(error))])
                 return self._take_step(most_lines, most_bytes)
             if step.gone and (step.inode is None or self._clock() - step.grew_s > LINGER_S):
-                last = self._last_line(step)
+                last = last_line(step, self._lives)
                 # The last place is kept for what comes after it, but no disk is to be kept full for that.
                 if step is self._places[-1]:
                     self._let_go(step)
@@ -560,7 +440,7 @@ class Trail:
                     return [last]
         return []
 
-    def _has_copy(self, place: _Place) -> bool:
+    def _has_copy(self, place: Place) -> bool:
         """Whether a copy has what the file had and has no more, so that it was emptied, and begins as it did."""
         probe = replace(place)
         copy = self._copy(probe)
@@ -572,7 +452,7 @@ class Trail:
             return not place.read(MAX_LINE_BYTES).startswith(copy.read_at(place.offset, MAX_LINE_BYTES))
 
     @staticmethod
-    def _may_have_been_emptied(place: _Place) -> bool:
+    def _may_have_been_emptied(place: Place) -> bool:
         """Whether something happened to a file of which too little is known to tell by its content."""
         return (
             not place.is_known_by_content
@@ -581,85 +461,12 @@ class Trail:
             and place.file.seen() != (place.size, place.mtime_ns)
         )
 
-    def _lines(self, place: _Place, most_lines: int, most_bytes: int) -> list[Told]:
-        assert place.file is not None
-        seen = place.file.seen()
-        if seen is not None and seen == place.read_at:
-            return []
-        found: list[Told] = []
-        size, count = 0, _CHUNK_BYTES
-        while len(found) < most_lines and size < most_bytes:
-            data = place.read(count)
-            if data:
-                place.grew_s = self._clock()
-                if place.offset == 0:
-                    place.head = Head.of(data)
-            if seen is not None:
-                # Not before the reading: of a file that was overwritten it must stay what it was.
-                place.size, place.mtime_ns = max(place.offset, seen[0]), seen[1]
-            empty = 0 if place.skipping else len(data) - len(data.lstrip(b"\0"))
-            if empty and not (empty == len(data) < count):
-                # A writer that goes on at its old place after the file was truncated leaves a hole.
-                place.move(data[:empty])
-                continue
-            if place.skipping:
-                end = data.find(b"\n") + 1
-                place.skipping = end == 0
-                place.move(data[:end] if end else data)
-                if end:
-                    continue
-            elif b"\n" in data:
-                self._name(place, data)
-                told = _split(place, data, most_lines - len(found), most_bytes - size)
-                found += told
-                size += sum(len(one.line.data) for one in told)
-            elif len(data) > MAX_LINE_BYTES:
-                self._name(place, data)
-                line = Line(data[:MAX_LINE_BYTES], truncated=True)
-                found.append(Told(f"{place.life}:{place.offset}", place.offset, line))
-                size += MAX_LINE_BYTES
-                place.skipping = True
-                place.move(data)
-                count = _CHUNK_BYTES
-            elif len(data) == count:
-                count = MAX_LINE_BYTES + 1
-                continue
-            if len(data) < count:
-                # Both are of the time before the reading, so that what came meanwhile is seen at the next look.
-                if len(found) < most_lines and size < most_bytes:
-                    place.read_at = seen
-                break
-        return found
-
-    def _last_line(self, place: _Place) -> Told | None:
-        """What a file that nobody writes to any more ends with, though it is no complete line."""
-        with suppress(_Overwritten, Unreadable):
-            data = place.read(MAX_LINE_BYTES)
-            if data.strip() and not place.skipping:
-                self._name(place, data)
-                told = Told(f"{place.life}:{place.offset}", place.offset, Line(data, unfinished=True))
-                place.move(data)
-                return told
-        return None
-
-    def _name(self, place: _Place, data: bytes) -> None:
-        """Give the content a name of its own, which it has under every name of the file."""
-        if place.life:
-            return
-        assert place.file is not None
-        head = place.head.digest if place.head and place.head.complete else digest(data)
-        number = self._lives.pop(head, 0)
-        self._lives[head] = number + 1
-        while len(self._lives) > _MAX_LIVES:
-            del self._lives[next(iter(self._lives))]
-        place.life = digest(f"{self.path}\0{head}\0{number}".encode("utf-8", "surrogateescape"))
-
-    def _overwritten(self, place: _Place) -> None:
+    def _overwritten(self, place: Place) -> None:
         """The file was truncated, and perhaps written anew; its former content may have been copied before."""
         file = place.file
         assert file is not None
         was_current = not place.gone
-        mended: list[_Place | Gap] = []
+        mended: list[Place | Gap] = []
         copy = self._copy(place)
         place.file = copy
         place.gone = True
@@ -679,23 +486,23 @@ class Trail:
             file.close()
             self._replace(place, mended)
 
-    def _replace(self, place: _Place, steps: list[_Place | Gap]) -> None:
+    def _replace(self, place: Place, steps: list[Place | Gap]) -> None:
         at = next(i for i, step in enumerate(self._steps) if step is place)
         self._steps[at : at + 1] = steps
         if place not in steps:
             self._let_go(place)
 
-    def _let_go(self, place: _Place) -> None:
+    def _let_go(self, place: Place) -> None:
         file, place.file = place.file, None
         if file is not None:
             file.close()
 
-    def _gap(self, place: _Place, reason: str, detail: str = "") -> Gap:
+    def _gap(self, place: Place, reason: str, detail: str = "") -> Gap:
         life = place.life or digest(f"{self.path}\0{place.inode}".encode("utf-8", "surrogateescape"))
         return Gap(f"{life}:{place.offset}:{reason}", reason, place.offset, detail)
 
 
-def _written_ns(place: _Place) -> int:
+def _written_ns(place: Place) -> int:
     """When it was written last, as far as that can be known."""
     seen = place.file.seen() if place.file else None
     return seen[1] if seen else place.mtime_ns
@@ -708,48 +515,5 @@ def _records(paths: Iterable[Path]) -> dict[str, list[Any]]:
         with suppress(OSError, Unreadable), closing(Plain(path)) as file:
             # Of an empty one nothing was told, and its number may be that of another soon.
             if size := (file.seen() or (0, 0))[0]:
-                records[str(file.inode)] = [size, digest(_before(file, size))]
+                records[str(file.inode)] = [size, digest(before(file, size))]
     return records
-
-
-def _before(file: LogFile, offset: int) -> bytes:
-    return file.read_at(max(0, offset - TAIL_BYTES), min(offset, TAIL_BYTES))
-
-
-def _goes_on(place: _Place, file: LogFile, *, no_more: bool = False) -> bool:
-    """Whether `file` holds what the file of `place` does, and perhaps more; an empty one tells nothing."""
-    try:
-        rest = place.read(MAX_LINE_BYTES)
-        # A rest that is as long as what is read may go on.
-        more = 1 if no_more and len(rest) < MAX_LINE_BYTES else 0
-        return bool(rest or place.recent) and place.fits(file) and file.read_at(place.offset, len(rest) + more) == rest
-    except (_Overwritten, Unreadable):
-        return False
-
-
-def _split(place: _Place, data: bytes, most_lines: int, most_bytes: int) -> list[Told]:
-    """The lines at the beginning of `data`, which is what follows in the file."""
-    told: list[Told] = []
-    start = 0
-    while len(told) < most_lines and most_bytes > 0 and (end := data.find(b"\n", start)) >= 0:
-        text = data[start:end]
-        if not text.isspace() and text:
-            at = place.offset + start
-            line = Line(text[:MAX_LINE_BYTES], truncated=len(text) > MAX_LINE_BYTES)
-            told.append(Told(f"{place.life}:{at}", at, line))
-            most_bytes -= len(text)
-        start = end + 1
-    place.move(data[:start])
-    return told
-
-
-def _after_last_line(file: Plain, size: int) -> int:
-    """Where the line begins that is not complete yet at the end of `file`."""
-    position = size
-    while position > 0:
-        start = max(0, position - 65_536)
-        found = file.read_at(start, position - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        position = start
-    return 0
