@@ -132,7 +132,7 @@ async def test_messages_become_events_by_their_subjects(server: Nats, tmp_path: 
     assert {name: event["payload"] for name, event in by_type.items()} == {
         "door.opened.front": {"by": "Ann"},
         "log.a.b_c": {"value": "text"},
-        "nats.message": {"base64": "/wA="},
+        "nats.plain": {"base64": "/wA="},
     }
     assert by_type["door.opened.front"]["metadata"] == {
         "source": "nats",
@@ -183,7 +183,7 @@ async def test_a_server_that_goes_away_leaves_a_gap_in_subjects_and_is_found_aga
                 async with client_of(server) as client:
                     await client.publish("a", json.dumps({"n": at}).encode())
                 await source.until(lambda at=at: at in numbers(source.events))  # type: ignore[misc]
-        assert [event["type"] for event in source.events] == ["nats.gap", "nats.message"] * 2
+        assert [event["type"] for event in source.events] == ["nats.gap", "nats.a"] * 2
         told = source.events[0]["payload"]
         assert (told["reason"], told["subjects"], told["connection"]) == ("not_connected", ["a"], "nats")
         assert told["after"]["time"] < told["until"]["time"]
@@ -260,7 +260,7 @@ async def test_a_flood_that_the_host_does_not_take_is_bounded_and_what_was_dropp
         await client.publish("flood", b'{"n": 1}')
         await client.flush()
         await source.count(told + 2)
-    assert [event["type"] for event in source.events[told:]] == ["nats.gap", "nats.message"]
+    assert [event["type"] for event in source.events[told:]] == ["nats.gap", "nats.flood"]
     gap = source.events[told]["payload"]
     assert (gap["reason"], told + gap["messages"]) == ("slow_consumer", count)
 

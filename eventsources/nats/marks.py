@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from messages import GAP, Delivery
+from messages import Delivery
 from options import Connection, Stream
+from subjects import GAP
 
 from eventhost.kit import Event
 

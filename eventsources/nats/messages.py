@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from options import Connection, Stream
-from subjects import Wanted, type_of
+from subjects import GAP, Wanted, type_of
 
 from eventhost.kit import Event
 from eventhost.kit.payload import payload_of
-
-GAP = "nats.gap"
 
 
 @dataclass(frozen=True, slots=True)

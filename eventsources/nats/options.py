@@ -13,7 +13,7 @@ from subjects import EVERYTHING, Wanted, doubled, problem_of
 
 from eventhost.kit.options import Options
 
-_DEFAULT_TYPE = "nats.message"
+_DEFAULT_TYPE = "nats.{subject}"
 _SECRETS = ("password", "token", "nkeySeed", "credentials")
 _SCHEMES = ("nats", "tls")
 

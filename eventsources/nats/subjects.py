@@ -11,6 +11,9 @@ _NOT_OF_A_TYPE = re.compile(r"[^A-Za-z0-9_.:-]")
 
 EVERYTHING = ">"
 
+GAP = "nats.gap"
+"""The type of events that tell of a hole; no message can have it."""
+
 
 def problem_of(pattern: str) -> str:
     """What makes this no pattern of subjects; empty if it is one."""
@@ -69,7 +72,8 @@ class Wanted:
         if found is None:
             return None
         values = {"subject": subject, "stream": stream, **{str(at): text for at, text in enumerate(found, 1)}}
-        return _PLACEHOLDER.sub(lambda name: _NOT_OF_A_TYPE.sub("_", values[name[1]]), self.type)
+        filled = _PLACEHOLDER.sub(lambda name: _NOT_OF_A_TYPE.sub("_", values[name[1]]), self.type)
+        return f"{filled}_" if filled == GAP else filled
 
 
 def type_of(wanted: Sequence[Wanted], subject: str, stream: str) -> str:
