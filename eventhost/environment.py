@@ -119,6 +119,8 @@ class ServerEnvironment:
         self._changes = changes
         self.root = config.root
         self._start_sources = start_sources
+        self.problems: tuple[Problem, ...] = ()
+        """What is wrong with a newer configuration of the whole than the one in use."""
         self.unready: str | None = "the host is starting"
         """Why it cannot do its work yet, or any more; None while it can."""
         self._rule_set = RuleSet()
@@ -752,7 +754,9 @@ class ServerEnvironment:
                 new = _without_trees(new)
             except ConfigError as error:
                 self._announcer.report("configuration", error.problems)
+                self.problems = error.problems
                 return ReloadReport([], [], [], list(error.problems))
+            self.problems = ()
             report = await self._apply(new, touched)
             await self._rules.update(rules.rules)
             self._rule_set = rules
@@ -787,9 +791,10 @@ class ServerEnvironment:
         async def exchange(name: str) -> None:
             client = self._sources.client(name)
             old = client.config
-            if not await client.reconfigure(new.sources[name]):
+            if (wrong := await client.reconfigure(new.sources[name])) is not None:
+                report.problems.append(Problem(new.sources[name].server.file, wrong))
+            if client.problem is not None:
                 reverted[name] = old
-                report.problems.append(Problem(new.sources[name].server.file, str(client.problem)))
 
         await self._sources.remove(changes.sources_removed & self._sources.get_clients().keys())
         for name in changes.clients_removed | changes.clients_changed:

@@ -844,7 +844,7 @@ async def test_a_source_that_asks_only_later_is_told_from_then_on(host: Hosting)
         await client.connect()
         await host.events(1)
         asking = ACKING + 'emit(id="2")\ndef initialized(): emit(id="3")'
-        assert await client.reconfigure(source_config(host.tiny("door", asking)))
+        assert await client.reconfigure(source_config(host.tiny("door", asking))) is None
     await until(lambda: acknowledged(client) == (["2", "3"], {}))
 
 
@@ -1004,7 +1004,7 @@ async def test_a_new_configuration_that_comes_up_takes_over(host: Hosting) -> No
     await until(lambda: client.get_status() is RUNNING)
     server = host.tiny("door", 'def initialized(): emit("new", id="2"); emit("old", id="3")')
     with anyio.fail_after(LIMIT_S):
-        assert await client.reconfigure(source_config(server, event_types=("new",), metadata={"v": 2}))
+        assert await client.reconfigure(source_config(server, event_types=("new",), metadata={"v": 2})) is None
     events = await host.events(2)
     assert [(event.type, event.metadata.get("v")) for event in events] == [("old", None), ("new", 2)]
     await until(lambda: client.received == 3)
@@ -1020,7 +1020,7 @@ async def test_a_new_configuration_that_does_not_come_up_gives_way_to_the_last_g
         await client.connect()
         bad = source_config(host.script("worse", "import sys; sys.exit('no such sensor')"))
         bad = replace(bad, name="door", server=replace(bad.server, name="door"))
-        assert not await client.reconfigure(bad)
+        assert "no such sensor" in str(await client.reconfigure(bad))
         assert client.config is good
         assert await client.connection.settled()
     assert len(await host.events(2)) == 2
@@ -1030,8 +1030,36 @@ async def test_a_new_configuration_that_does_not_come_up_gives_way_to_the_last_g
     )
     assert [entry["source"] for entry in logs if entry["event"] == "source_reverted"] == ["door"]
     with anyio.fail_after(LIMIT_S):
-        assert await client.reconfigure(replace(good, metadata={"v": 3}))
+        assert await client.reconfigure(replace(good, metadata={"v": 3})) is None
     assert client.problem is None
+
+
+@pytest.mark.anyio
+async def test_a_source_whose_code_is_broken_is_tried_with_what_its_files_say(host: Hosting) -> None:
+    client = host.sources.add(source_config(host.tiny("door")))
+    with anyio.fail_after(LIMIT_S):
+        await client.connect()
+        broken = source_config(host.script("door", "import sys; sys.exit('no such module')"))
+        assert "it does not come up" in str(await client.reconfigure(broken))
+        assert (client.config, client.problem) == (broken, None)
+        await until(lambda: "no such module" in str(client.status().last_error))
+        assert await client.reconfigure(source_config(host.tiny("door"))) is None
+        await host.becomes("door", BACKOFF, RUNNING)
+
+
+@pytest.mark.anyio
+async def test_a_source_that_its_configuration_had_kept_from_running_begins_when_it_does_not(host: Hosting) -> None:
+    server = host.tiny("door")
+    for kept in ({"enabled": False}, {"auto_start": False}):
+        client = host.sources.add(source_config(server, **kept))
+        with anyio.fail_after(LIMIT_S):
+            assert await client.reconfigure(source_config(server)) is None
+            assert await client.connection.settled()
+            assert client.get_status() is RUNNING
+            # Stopped by hand it stays so, until it has been disabled.
+            await client.disconnect()
+            assert await client.reconfigure(source_config(server, metadata={"v": 2})) is None
+            assert client.get_status() is STOPPED
 
 
 @pytest.mark.anyio
@@ -1052,11 +1080,11 @@ async def test_what_the_old_instance_had_written_is_published_before_the_new_one
 @pytest.mark.anyio
 async def test_a_source_that_is_stopped_stays_so_with_its_new_configuration(host: Hosting) -> None:
     client = host.sources.add(source_config(host.tiny("door")))
-    assert await client.reconfigure(source_config(host.tiny("door"), metadata={"v": 2}))
+    assert await client.reconfigure(source_config(host.tiny("door"), metadata={"v": 2})) is None
     assert client.get_status() is STOPPED
     with anyio.fail_after(LIMIT_S):
         await client.connect()
-        assert await client.reconfigure(source_config(host.tiny("door"), enabled=False))
+        assert await client.reconfigure(source_config(host.tiny("door"), enabled=False)) is None
     assert client.get_status() is STOPPED
 
 
@@ -1066,7 +1094,7 @@ async def test_a_broken_source_goes_over_to_a_broken_configuration(host: Hosting
     await host.becomes("door", ERROR)
     new = source_config(host.tiny("door", "sys.exit(4)", timings=replace(QUICK, startretries=1)))
     with anyio.fail_after(LIMIT_S):
-        assert await client.reconfigure(new)
+        assert await client.reconfigure(new) is None
     assert client.config is new
     await host.becomes("door", ERROR, STOPPED, CONNECTING, ERROR)
     assert client.status().last_error == "exited with status 4"

@@ -23,6 +23,7 @@ from eventhost.access import Access, Caller
 from eventhost.bus import BusStatistics
 from eventhost.config import load_state
 from eventhost.connections import EventSourceStatus, ServerStatus
+from eventhost.errors import Problem
 from eventhost.journal import JournalStatistics
 from eventhost.rules import LetterStatistics, RuleState, RuleStatistics, RuleTotals
 from eventhost.sources import SourceStatus, UpstreamStatus
@@ -200,6 +201,12 @@ def fares(**found: Any) -> Survey:
         (fares(servers=[server(EventSourceStatus.ERROR)]), Verdict.DEGRADED, "todo is in error: gone"),
         (fares(servers=[server(EventSourceStatus.STOPPED)]), Verdict.HEALTHY, None),
         (fares(sources=[SourceStatus.broken("door", "no")]), Verdict.DEGRADED, "the source door is in error: no"),
+        (
+            fares(problems=[Problem("config.jsonc", "a comma is missing", "add it", line=7, column=3)]),
+            Verdict.DEGRADED,
+            "config.jsonc:7:3: a comma is missing; add it; the last good configuration is in use",
+        ),
+        (fares(problems=[Problem("config.jsonc", "odd", fatal=False)]), Verdict.HEALTHY, None),
         (fares(sources=[door()]), Verdict.HEALTHY, None),
         (
             fares(sources=[door(problem="a comma")]),

@@ -120,25 +120,36 @@ class EventMcpClient:
         if self._upstream is not None:
             self._upstream.save()
 
-    async def reconfigure(self, config: SourceConfig) -> bool:
-        """Go over to a new configuration; false when it does not come up and the old one was started again."""
+    async def reconfigure(self, config: SourceConfig) -> str | None:
+        """Go over to a new configuration; return what is wrong if a source that was running does not come up with it.
+
+        If it does with the old one, that goes on, and `problem` says so; else its code is at fault, and the new one is
+        tried again as any that fails.
+        """
         old, was_running = self.config, self.connection.status is EventSourceStatus.RUNNING
-        wanted = self.connection.status is not EventSourceStatus.STOPPED
+        # What was stopped by hand stays so; what its configuration has kept from running was not.
+        begins = config.auto_start and not (old.enabled and old.auto_start)
+        wanted = self.connection.status is not EventSourceStatus.STOPPED or begins
         await self.connection.stop()
         self._use(config)
         self.problem = None
         if not (wanted and config.enabled):
-            return True
+            return None
         self.start()
-        if await self.connection.settled() or not was_running:
-            return True
+        if not was_running or await self.connection.settled():
+            return None
         error = self.connection.last_error
         await self.connection.stop()
         self._use(old)
-        self.problem = f"the new configuration did not come up ({error}); the last good one is in use"
-        log.error("source_reverted", source=config.name, error=error)
         self.start()
-        return False
+        if await self.connection.settled():
+            self.problem = f"the new configuration did not come up ({error}); the last good one is in use"
+            log.error("source_reverted", source=config.name, error=error)
+            return self.problem
+        await self.connection.stop()
+        self._use(config)
+        self.start()
+        return f"it does not come up ({error}); it is tried again, and at once when its files are mended"
 
     def status(self, memory_bytes: int | None = None) -> SourceStatus:
         """A snapshot; how much memory its processes hold is measured by who asks, for many at once."""

@@ -47,6 +47,8 @@ def _fatal(found: Survey) -> Iterator[str]:
 
 
 def _partial(found: Survey) -> Iterator[str]:
+    for problem in [problem for problem in found.problems if problem.fatal][:_MOST_NAMED]:
+        yield f"{problem}; the last good configuration is in use"
     for source in found.sources:
         if source.status in _TROUBLED:
             yield f"the source {source.name} is in {source.status}{_because(source.last_error)}"

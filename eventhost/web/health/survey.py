@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path
@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from eventhost.bus import BusStatistics
 from eventhost.connections import ServerStatus
+from eventhost.errors import Problem
 from eventhost.rules import LetterStatistics, RuleState, RuleStatistics, RuleTotals
 from eventhost.sources import SourceStatus
 
@@ -50,6 +51,8 @@ class Survey:
     letters: LetterStatistics
     disk: Disk
     unready: str | None
+    problems: Sequence[Problem] = ()
+    """What is wrong with a newer configuration than the one in use."""
 
     @property
     def lagging(self) -> list[RuleStatistics]:
@@ -88,6 +91,7 @@ async def survey(environment: ServerEnvironment) -> Survey:
         environment.letter_statistics(),
         await anyio.to_thread.run_sync(_disk, environment.root),
         environment.unready,
+        environment.problems,
     )
 
 
