@@ -468,7 +468,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_check_prints_every_problem_and_exits_with_2(root: Path) -> None:
-    assert ok("check", "--env", root) == "demo: 0 sources, 0 tool servers, 0 rules\n"
+    assert ok("check", "--env", root) == "demo: 0 sources, 0 rules\n"
     for name in ("one", "two"):
         (create_source(root, name, Template.PYTHON) / "config.jsonc").write_text('{\n  "command": 7\n}')
     (root / "config.jsonc").write_text('{"http": {"port": "many"}, "rules": [{"name": "r", "do": 1}]}')
@@ -652,14 +652,14 @@ def test_the_tests_of_rules_are_run_alone_and_by_check(root: Path) -> None:
     }
     write_rules(root, "tests/door", [case, {**case, "expect": ["a"]}])
     assert ok("rule", "test", "--all", "--env", root) == "2 tests, 0 failed\n"
-    assert ok("check", "--env", root) == "demo: 0 sources, 0 tool servers, 1 rules, 2 tests\n"
+    assert ok("check", "--env", root) == "demo: 0 sources, 1 rules, 2 tests\n"
     write_rules(root, "tests/door", [{**case, "expect": {"a": [{"log": "it is 6"}]}}])
     failed = 'failed rules/tests/door.jsonc:1 opens\n    a: do[0].log: expected "it is 6", got "it is 5"\n'
     done = run("rule", "test", "--all", "--env", root)
     assert (done.returncode, done.stdout) == (1, f"{failed}1 tests, 1 failed\n")
     done = run("check", "--env", root)
     assert done.returncode == 1
-    assert done.stdout == f"{failed}demo: 0 sources, 0 tool servers, 1 rules, 1 tests (1 failed)\n"
+    assert done.stdout == f"{failed}demo: 0 sources, 1 rules, 1 tests (1 failed)\n"
     told = json.loads(run("rule", "test", "--all", "--json", "--env", root).stdout)
     assert (told["tests"], told["failed"][0]["place"]) == (1, "rules/tests/door.jsonc:1")
     write_rules(root, "tests/door", [case, {"event": 1, "expect": []}])

@@ -110,7 +110,8 @@ def check(env: EnvOption = None) -> None:
     print(
         f"{config.id}: {len(config.sources)} sources"
         + (f" ({disabled} disabled)" if disabled else "")
-        + f", {len(config.clients)} tool servers, {len(rules.rules)} rules{tests}"
+        + (f", {len(config.clients)} tool servers" if config.clients else "")
+        + f", {len(rules.rules)} rules{tests}"
     )
     if failed:
         raise typer.Exit(1)

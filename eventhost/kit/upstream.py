@@ -63,7 +63,9 @@ class Upstream:
         self._connected_s = 0.0
 
     def connected(self, detail: str = "") -> None:
-        """It is read from now on; `detail` is for the log."""
+        """It is read from now on, or is read still; `detail` is for the log."""
+        if self.state == "connected":
+            return
         self.state = "connected"
         self._connected_s = time.monotonic()
         self.log("info", f"connected{detail and f', {detail}'}")
