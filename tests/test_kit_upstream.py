@@ -154,7 +154,8 @@ async def test_a_host_is_told_whenever_something_changes_and_one_that_comes_late
         assert [(each["name"], each["gaps"]) for each in upstreams] == [("shop", 1), ("till", 0)]
     async with served(source, config={}) as peer:
         await peer.initialize()
-        assert "upstreams" not in await peer.call("get_source_status"), "each serving begins anew"
+        begun = [("shop", "connecting", None, 0), ("till", "connecting", None, 0)]
+        assert await status(peer) == begun, "each serving begins anew"
 
 
 async def status_after_event(peer: Peer) -> list[tuple[str, str, str | None, int]]:

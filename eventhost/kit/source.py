@@ -281,12 +281,15 @@ class EventSource:
         if self._service is not None:
             raise RuntimeError(f"{self.name} is being served already; import its module anew to serve it twice")
         outer = self._config, self._state_dir
-        self._upstreams.clear()
         if config is not None:
             self._config = dict(config)
         self._state_dir = state_dir or self._state_dir
         try:
             self._service = service = self._new_service()
+            for upstream in self._upstreams.values():
+                upstream.begin()
+            if self._upstreams:
+                self._tell_status()
             try:
                 await _run_together(service, converse_with_peers(service), self._tasks)
             finally:

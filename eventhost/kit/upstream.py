@@ -52,13 +52,17 @@ class Upstream:
         changed: Callable[[], None],
     ) -> None:
         self.name = name
+        self._log, self._emit, self._changed = log, emit, changed
+        self.begin()
+
+    def begin(self) -> None:
+        """The source is started: nothing is known yet."""
         self.state = "connecting"
         """`connecting`, `connected`, or `reconnecting`."""
         self.last_error: str | None = None
         self.position: object = None
         self.gaps = 0
         """How many holes were told since the source was started."""
-        self._log, self._emit, self._changed = log, emit, changed
         self._failures = 0
         self._connected_s = 0.0
 
