@@ -11,17 +11,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import anyio
 import psutil
 import pytest
-from hosting import LIMIT_S, PACKAGES, QUICK, Hosting, hosting, until
+from hosting import LIMIT_S, PACKAGES, QUICK, TINY, Hosting, hosting, until
 from http_peer import HttpPeer
+from mcp import MCPError
 from structlog.testing import capture_logs
 
 from eventhost.config import Protocol, ServerKind
-from eventhost.connections import Batch, Connection, EventSourceStatus, Link, Received
+from eventhost.connections import Batch, Connection, EventSourceStatus, Link, Received, ServerStatus
 from eventhost.connections import connection as connection_room
 from eventhost.connections import http as http_room
 from eventhost.connections.http import free_port
@@ -94,6 +96,12 @@ def pid_of(connection: Connection) -> int:
     return connection.link.pid
 
 
+async def kill_and_wait(host: Hosting, connection: Connection, restarts: int) -> None:
+    """Kill its server, and wait until it is up for the time after `restarts` restarts."""
+    os.kill(pid_of(connection), signal.SIGKILL)
+    await until(lambda: connection.restarts == restarts and connection.status is RUNNING)
+
+
 # --- up, down and up again ------------------------------------------------------------------------------------------
 
 
@@ -109,17 +117,60 @@ async def test_a_killed_server_comes_back_after_a_pause(host: Hosting) -> None:
     assert connection.restarts == 1
     assert connection.last_error == "killed by SIGKILL"
     [backoff] = [entry for entry in logs if entry["event"] == "source_backoff"]
-    assert (backoff["source"], backoff["attempt"], backoff["error"]) == ("door", 0, "killed by SIGKILL")
+    assert (backoff["source"], backoff["attempt"], backoff["error"]) == ("door", 1, "killed by SIGKILL")
 
 
 @pytest.mark.anyio
-async def test_a_good_run_forgets_what_failed_before(host: Hosting) -> None:
-    connection = await host.running(host.tiny("door", timings=replace(QUICK, startretries=2)))
+async def test_runs_that_end_soon_are_no_failed_starts(host: Hosting) -> None:
+    broken = host.root / "broken"
+    body = f"os.path.exists({str(broken)!r}) and sys.exit(3)"
+    connection = await host.running(host.tiny("door", body, timings=replace(QUICK, startretries=2)))
     for restarts in range(1, 5):  # more often than `startretries`
-        os.kill(pid_of(connection), signal.SIGKILL)
-        await host.becomes("door", *[CONNECTING, RUNNING] * (restarts + 1))
+        await kill_and_wait(host, connection, restarts)
     assert ERROR not in host.statuses["door"]
     assert connection.restarts == 4
+    broken.touch()
+    os.kill(pid_of(connection), signal.SIGKILL)
+    await host.becomes("door", ERROR)
+    failed = [CONNECTING, DISCONNECTED, BACKOFF, CONNECTING, DISCONNECTED, ERROR]
+    assert host.statuses["door"][-len(failed) - 3 :] == [RUNNING, DISCONNECTED, BACKOFF, *failed]
+
+
+@pytest.mark.anyio
+async def test_the_pauses_grow_while_runs_end_soon_and_begin_anew_after_a_good_one(
+    host: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_room, "LONGEST_BACKOFF_S", 0.1)
+    monkeypatch.setattr("eventhost.connections.connection.random.uniform", lambda low, high: high)
+    connection = await host.running(host.tiny("door"))
+    with capture_logs() as logs:
+        for restarts in range(1, 6):
+            await kill_and_wait(host, connection, restarts)
+        os.kill(pid_of(connection), signal.SIGKILL)
+        monkeypatch.setattr(connection_room, "GOOD_RUN_S", 0.01)
+        await host.becomes("door", *[CONNECTING, RUNNING] * 7)
+        await until(lambda: connection._did_well)
+        monkeypatch.undo()
+        monkeypatch.setattr(connection_room, "FIRST_BACKOFF_S", 0.02)
+        monkeypatch.setattr("eventhost.connections.connection.random.uniform", lambda low, high: high)
+        for restarts in (7, 8, 9):
+            await kill_and_wait(host, connection, restarts)
+    told = [(entry["attempt"], entry["delay_s"]) for entry in logs if entry["event"] == "source_backoff"]
+    growing = [(1, 0.02), (2, 0.04), (3, 0.08), (4, 0.1), (5, 0.1), (6, 0.1)]
+    assert told == [*growing, (0, 0.02), (1, 0.02), (2, 0.04)]
+
+
+@pytest.mark.anyio
+async def test_a_start_by_hand_lets_the_pauses_begin_anew(host: Hosting) -> None:
+    connection = await host.running(host.tiny("door"))
+    with capture_logs() as logs:
+        for restarts in (1, 2):
+            await kill_and_wait(host, connection, restarts)
+        await connection.stop()
+        host.pool.start(connection)
+        await host.becomes("door", STOPPED, CONNECTING, RUNNING)
+        await kill_and_wait(host, connection, 3)
+    assert [entry["attempt"] for entry in logs if entry["event"] == "source_backoff"] == [1, 2, 1]
 
 
 @pytest.mark.anyio
@@ -177,7 +228,7 @@ async def test_an_error_retry_of_zero_means_never(host: Hosting) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_runs_beside_a_link_and_fails_once_it_runs_counts_as_a_good_run(host: Hosting) -> None:
+async def test_what_runs_beside_a_link_and_fails_once_it_runs_is_no_failed_start(host: Hosting) -> None:
     async def fail(link: Link) -> None:
         await until(lambda: connection.status is RUNNING)
         raise ConnectionLost("lost its temper")
@@ -197,7 +248,10 @@ async def test_pauses_grow_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
         local = host.pool.add(host.tiny("local", timings=replace(QUICK, startretries=5)))
         remote = host.pool.add(host.server("remote", ServerKind.REMOTE, url="http://127.0.0.1:9"))
         assert [local._pause_s(failures) for failures in range(5)] == [0.5, 0.5, 1, 2, 4]
-        assert local._pause_s(5) == 600
+        local._failed_starts = 4
+        assert local._pause_s(5) == 8, "of the five one came up"
+        local._failed_starts = 5
+        assert local._pause_s(6) == 600
         assert local.status is ERROR
         assert [remote._pause_s(failures) for failures in (9, 10, 11, 1000)] == [128, 256, 300, 300]
         assert remote.status is BACKOFF
@@ -473,6 +527,118 @@ async def test_a_server_that_stops_reading_its_stdin_is_no_reason_to_stop_listen
     await host.running(host.tiny("door", body, timings=timings), taken)
     await until(lambda: taken.ids == ["0", "1", "2"])
     assert host.statuses["door"] == [CONNECTING, RUNNING]
+
+
+# --- a server that does not answer ---------------------------------------------------------------------------------
+
+
+BUSY = """
+def ping(params):
+    while not os.path.exists({!r}):
+        pass
+    return {{}}
+methods["ping"] = ping
+"""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_room, "PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(connection_room, "PING_TIMEOUT_S", 0.05)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("impatient")
+async def test_a_loop_without_end_is_told_and_when_it_has_ended_too(
+    host: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = host.root / "out"
+    with capture_logs() as logs:
+        connection = await host.running(host.tiny("door", BUSY.format(str(out))))
+        connection.last_error = "the error before"
+        await until(lambda: connection.silence is not None)
+        first = connection.last_error
+        assert first == "has not answered a ping for 0.05 s: it may loop, or block"
+        await until(lambda: connection.last_error != first)
+        assert connection.last_error.endswith(" s: it may loop, or block")
+        shown = ServerStatus.of(connection)
+        assert (shown.status, shown.last_error, shown.silence) == (RUNNING, connection.silence, connection.silence)
+        monkeypatch.setattr(connection_room, "PING_INTERVAL_S", 1e6)
+        out.touch()
+        await until(lambda: connection.silence is None)
+    assert connection.last_error == "the error before"
+    assert host.statuses["door"] == [CONNECTING, RUNNING]
+    told = [
+        (entry["event"], entry["log_level"]) for entry in logs if entry["event"] in ("source_silent", "source_answers")
+    ]
+    assert told == [("source_silent", "warning"), ("source_answers", "info")]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("impatient")
+async def test_a_source_that_is_suspended_is_seen_and_can_be_stopped(host: Hosting) -> None:
+    client = host.source(host.tiny("door"))
+    await host.becomes("door", RUNNING)
+    os.kill(pid_of(client.connection), signal.SIGSTOP)
+    await until(lambda: client.status().silence is not None)
+    status = client.status()
+    assert (status.status, status.last_error) == (RUNNING, status.silence)
+    with anyio.fail_after(LIMIT_S):
+        await client.disconnect()
+    assert (client.status().silence, client.status().last_error) == (None, None)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("impatient")
+async def test_why_a_silent_server_ended_says_more_than_its_silence(host: Hosting) -> None:
+    connection = await host.running(host.tiny("door"))
+    os.kill(pid_of(connection), signal.SIGSTOP)
+    await until(lambda: connection.silence is not None)
+    os.kill(pid_of(connection), signal.SIGKILL)
+    await host.becomes("door", BACKOFF)
+    assert connection.last_error == "killed by SIGKILL"
+
+
+@pytest.mark.anyio
+async def test_a_server_without_ping_is_not_called_silent(host: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_room, "PING_INTERVAL_S", 0.02)
+    body = """
+    answer = say
+    def say(**message):
+        if "error" in message:
+            print(message["error"]["code"], file=sys.stderr, flush=True)
+        answer(**message)
+    """
+    text = TINY.replace("#BODY#", dedent(body)).replace('elif method == "ping":', 'elif method == "no ping":')
+    with capture_logs() as logs:
+        connection = await host.running(host.script("door", text, isolated=True))
+        await until(lambda: len(connection.log.lines) > 2)
+    assert set(connection.log.lines) == {"-32601"}
+    assert (connection.silence, connection.last_error, connection.status) == (None, None, RUNNING)
+    assert not [entry for entry in logs if entry["event"] in ("source_silent", "source_answers")]
+
+
+@pytest.mark.anyio
+async def test_a_server_that_has_closed_its_stdin_cannot_be_pinged_and_is_heard_all_the_same(
+    host: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_room, "PING_INTERVAL_S", 0.02)
+    taken = Taken()
+    body = """
+    def initialized():
+        os.close(0)
+        while True:
+            emit()
+            time.sleep(0.01)
+    """
+    connection = await host.running(host.tiny("door", body, timings=replace(QUICK, stop_timeout_s=0.05)), taken)
+    assert connection.link is not None
+    ping = connection.link.client.send_ping
+    with pytest.raises(MCPError, match="Connection closed"):
+        await ping()
+    before = len(taken.events)
+    await until(lambda: len(taken.events) > before + 10)
+    assert (connection.silence, connection.last_error, connection.status) == (None, None, RUNNING)
 
 
 # --- log ------------------------------------------------------------------------------------------------------------

@@ -456,6 +456,7 @@ def test_the_same_comes_of_the_same_bytes_however_they_are_cut(texts: list[str],
 
 REQUEST = JSONRPCRequest(jsonrpc="2.0", id=1, method="tools/list")
 LISTENING = JSONRPCRequest(jsonrpc="2.0", id=2, method="subscriptions/listen")  # answered when it ends
+PING = JSONRPCRequest(jsonrpc="2.0", id=3, method="ping")
 RESPONSE = b'{"jsonrpc":"2.0","id":1,"result":{}}\n'
 CANCELLED = JSONRPCNotification(jsonrpc="2.0", method="notifications/cancelled", params={"requestId": 1})
 
@@ -554,6 +555,21 @@ async def test_a_request_that_was_given_up_or_failed_is_not_owed_a_response(
         else:
             await wire.feed(b'{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"no"}}\n')
         assert await flood(wire) <= 2000 // len(emitted())
+
+
+@pytest.mark.anyio
+async def test_a_ping_that_is_late_is_read_on_for_no_longer_and_other_requests_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stuck(monkeypatch) as wire:
+        wire.inbound.sent(PING)
+        assert await flood(wire, 20) > 2000 // len(emitted())
+        wire.inbound.overlook_pings()
+        assert await flood(wire) == 0
+        wire.inbound.sent(PING)
+        wire.inbound.sent(REQUEST)
+        wire.inbound.overlook_pings()
+        assert await flood(wire, 1) == 1
 
 
 @pytest.mark.anyio

@@ -157,8 +157,8 @@ def rule(name: str = "greet", **counts: Any) -> RuleStatistics:
     return RuleStatistics(**{**plain, **said, "name": name, **counts})  # type: ignore[arg-type]
 
 
-def server(status: EventSourceStatus) -> ServerStatus:
-    return ServerStatus("todo", status, True, "stdio", "", [], None, None, 0, "gone", [])
+def server(status: EventSourceStatus, silence: str | None = None) -> ServerStatus:
+    return ServerStatus("todo", status, True, "stdio", "", [], None, None, 0, "gone", [], silence)
 
 
 def door(**said: Any) -> SourceStatus:
@@ -208,6 +208,13 @@ def fares(**found: Any) -> Survey:
         ),
         (fares(problems=[Problem("config.jsonc", "odd", fatal=False)]), Verdict.HEALTHY, None),
         (fares(sources=[door()]), Verdict.HEALTHY, None),
+        (fares(sources=[door(silence="is silent")]), Verdict.DEGRADED, "the source door is silent"),
+        (
+            fares(servers=[server(EventSourceStatus.RUNNING, "is silent")]),
+            Verdict.DEGRADED,
+            "the tool server todo is silent",
+        ),
+        (fares(servers=[server(EventSourceStatus.RUNNING)]), Verdict.HEALTHY, None),
         (
             fares(sources=[door(problem="a comma")]),
             Verdict.DEGRADED,

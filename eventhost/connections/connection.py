@@ -6,6 +6,8 @@ stopped ──start──► connecting ──up for startsecs──► running
                      │                  │        │
                      └── backoff ◄──────┘        └──► error    a local one that failed `startretries` times in a
                      └─────────── every errorRetry ────┘       row; a remote one stays in backoff
+
+A good run lets the pauses begin anew. A shorter one makes them longer, but is no failed start.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from eventhost.config import ServerConfig, ServerKind
 from eventhost.connections.inbound import Inbound, Receiver
-from eventhost.connections.link import Link, Surroundings, open_link
+from eventhost.connections.link import NO_ANSWER, Link, Surroundings, open_link, refusal
 from eventhost.connections.lists import listen_for_lists
 from eventhost.connections.sourcelog import SourceLog
 from eventhost.connections.states import EventSourceStatus
@@ -35,8 +37,10 @@ log = structlog.get_logger()
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 300.0
+GOOD_RUN_S = 10.0
+"""A run that lasts as long lets the pauses begin anew; it must have come to `running`, too."""
 
-# An HTTP server that was restarted, or is out of reach, is silent: asking is the only way to know.
+# A server that loops, was restarted, or is out of reach, is silent: asking is the only way to know.
 PING_INTERVAL_S = 15.0
 PING_TIMEOUT_S = 10.0
 
@@ -65,7 +69,8 @@ class Connection:
         self.log = source_log or SourceLog(config.name)
         self.status = EventSourceStatus.STOPPED
         self.restarts = 0
-        self.last_error: str | None = None
+        self.silence: str | None = None
+        """How long its server has not answered, as the end of a sentence about it; None while it does."""
         self.link: Link | None = None
         self.up_since: float | None = None
         """When the present link came up, on the monotonic clock."""
@@ -83,6 +88,18 @@ class Connection:
         self._stopped = anyio.Event()
         self._stopped.set()
         self._opening: anyio.CancelScope | None = None
+        self._last_error: str | None = None
+        self._failed_starts = 0
+        self._did_well = False
+
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong at present, or else the last thing that was."""
+        return self.silence or self._last_error
+
+    @last_error.setter
+    def last_error(self, error: str | None) -> None:
+        self._last_error = error
 
     def begin(self) -> bool:
         """Make ready for `run`; false when that is under way already."""
@@ -96,7 +113,7 @@ class Connection:
     async def run(self) -> None:
         """Supervise from `begin` until `stop`."""
         try:
-            failures = 0
+            failures = self._failed_starts = 0
             while not self._stop.is_set():
                 self._become(EventSourceStatus.CONNECTING)
                 failures = 0 if await self._attempt() else failures + 1
@@ -140,11 +157,11 @@ class Connection:
         return self.link
 
     def _pause_s(self, failures: int) -> float:
-        """How long to wait after an attempt ended, by how many in a row never came up."""
+        """How long to wait after an attempt ended, by how many in a row were no good runs."""
         timings, local = self.config.timings, self.config.kind is not ServerKind.REMOTE
-        if local and failures >= timings.startretries:
+        if local and self._failed_starts >= timings.startretries:
             self._become(EventSourceStatus.ERROR)
-            log.error("source_failed", source=self.config.name, attempts=failures, error=self.last_error)
+            log.error("source_failed", source=self.config.name, attempts=self._failed_starts, error=self.last_error)
             return timings.error_retry_s or math.inf
         delay_s = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(max(failures - 1, 0), 16))
         delay_s *= random.uniform(0.75, 1)  # those that fell together need not rise together
@@ -159,7 +176,8 @@ class Connection:
         return delay_s
 
     async def _attempt(self) -> bool:
-        """Connect, and stay until it ends; true when it was running, false when it never came to that."""
+        """Connect, and stay until it ends; true when it was a good run, after which the pause is the shortest."""
+        self._did_well = False
         inbound = Inbound(self._receiver, self.log, self._note_list_change)
         inbound.on_resource_updated = self.on_resource_updated
         slot = _LaunchSlot(self._launches)
@@ -174,7 +192,7 @@ class Connection:
                     async with open_link(self.config, self._surroundings, inbound, self.log) as link:
                         opening.deadline, self._opening = math.inf, None
                         slot.free()
-                        reason = await self._stay(link)
+                        reason = await self._stay(link, inbound)
             if reason:
                 self._fail(reason)  # only now: what it said last may have been worth an error too
             elif opening.cancelled_caught and not self._stop.is_set():
@@ -188,9 +206,10 @@ class Connection:
             slot.free()
             self._tell_lists()
             self._opening = self.link = self.up_since = None
-        return self.status is EventSourceStatus.RUNNING
+        self._failed_starts = 0 if self.status is EventSourceStatus.RUNNING else self._failed_starts + 1
+        return self._did_well
 
-    async def _stay(self, link: Link) -> str:
+    async def _stay(self, link: Link, inbound: Inbound) -> str:
         """Stay with a link until it ends, and return why, or until a stop is asked for."""
         self.link, self.up_since = link, time.monotonic()
         self._notice()
@@ -200,12 +219,19 @@ class Connection:
                 tasks.start_soon(self._serve, link)
             if self.config.kind in (ServerKind.HTTP, ServerKind.REMOTE):
                 tasks.start_soon(self._ping, link)
+            elif self.config.kind is ServerKind.STDIO:
+                tasks.start_soon(self._watch, link, inbound)
             tasks.start_soon(listen_for_lists, link, self._note_list_change)
-            with anyio.move_on_after(self.config.timings.startsecs_s) as starting:
+            startsecs_s = self.config.timings.startsecs_s
+            with anyio.move_on_after(startsecs_s) as starting:
                 await first_of(link.ended.wait, self._stop.wait)
             if starting.cancelled_caught:
                 self._become(EventSourceStatus.RUNNING)
-                await first_of(link.ended.wait, self._stop.wait)
+                with anyio.move_on_after(max(0, GOOD_RUN_S - startsecs_s)) as proving:
+                    await first_of(link.ended.wait, self._stop.wait)
+                if proving.cancelled_caught:
+                    self._did_well = True
+                    await first_of(link.ended.wait, self._stop.wait)
             tasks.cancel_scope.cancel()
         return link.reason if link.ended.is_set() else ""
 
@@ -222,6 +248,33 @@ class Connection:
             except MCPError as error:
                 if error.code != METHOD_NOT_FOUND:
                     link.lost(f"answered a ping with an error: {error}")
+
+    async def _watch(self, link: Link, inbound: Inbound) -> None:
+        """Note when a child does not answer. It may be about something that takes long, and is not ended for it."""
+        if link.protocol not in HANDSHAKE_PROTOCOL_VERSIONS:
+            return
+        listens = True
+        while listens:
+            await anyio.sleep(PING_INTERVAL_S)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._grow_impatient, inbound)
+                    listens = await _answers_ping(link)
+                    tasks.cancel_scope.cancel()
+                if self.silence is not None and listens:
+                    log.info("source_answers", source=self.config.name)
+            finally:
+                self.silence = None
+
+    async def _grow_impatient(self, inbound: Inbound) -> None:
+        waited_s = PING_TIMEOUT_S
+        await anyio.sleep(waited_s)
+        inbound.overlook_pings()
+        log.warning("source_silent", source=self.config.name, waited_s=waited_s)
+        while True:
+            self.silence = f"has not answered a ping for {waited_s:.9g} s: it may loop, or block"
+            await anyio.sleep(PING_INTERVAL_S)
+            waited_s += PING_INTERVAL_S
 
     def _fail(self, reason: str) -> None:
         self.last_error = reason
@@ -249,6 +302,15 @@ class Connection:
     def _notice(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
+
+
+async def _answers_ping(link: Link) -> bool:
+    """Ask once, and wait however long it takes: more pings would only fill its stdin. False: it cannot be asked."""
+    try:
+        await link.client.send_ping()
+    except NO_ANSWER as error:
+        return not isinstance(error, MCPError) or refusal(error) is not None  # an error is an answer, too
+    return True
 
 
 class _LaunchSlot:

@@ -37,6 +37,7 @@ _DRAIN_S = 10.0
 LISTEN = "subscriptions/listen"
 """A request of the modern era that is answered when the subscription ends: no response to wait for."""
 
+PING = "ping"
 RESOURCE_UPDATED = "notifications/resources/updated"
 LIST_CHANGED = tuple(f"notifications/{kind}/list_changed" for kind in ("tools", "resources", "prompts"))
 
@@ -132,6 +133,7 @@ class Inbound:
         self._taking = True
         self._changed = anyio.Event()
         self._owed: set[str | int] = set()
+        self._pings: set[str | int] = set()
 
     @property
     def takes_events(self) -> bool:
@@ -145,9 +147,15 @@ class Inbound:
         if isinstance(message, JSONRPCRequest):
             if message.method != LISTEN:
                 self._owed.add(message.id)
+                if message.method == PING:
+                    self._pings = self._pings & self._owed | {message.id}
                 self._notice()
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self._owed.discard((message.params or {}).get("requestId", ""))
+
+    def overlook_pings(self) -> None:
+        """Count no longer on answers to the pings that were sent: who floods may never come to them."""
+        self._owed -= self._pings
 
     # What the server sends.
 

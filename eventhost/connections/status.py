@@ -27,6 +27,8 @@ class ServerStatus:
     last_error: str | None
     log: list[str]
     """The last 100 lines that it wrote to stderr or sent as log notifications, oldest first."""
+    silence: str | None = None
+    """That it runs and does not answer, and for how long, as the end of a sentence about it."""
 
     @classmethod
     def of(cls, connection: Connection) -> ServerStatus:
@@ -44,6 +46,7 @@ class ServerStatus:
             connection.restarts,
             connection.last_error,
             list(connection.log.lines),
+            connection.silence,
         )
 
     @classmethod

@@ -175,6 +175,7 @@ class EventMcpClient:
             refused=list(self._refused),
             problem=self.problem,
             upstreams=list(self._upstreams),
+            silence=connection.silence,
         )
 
     # As the connection's receiver.

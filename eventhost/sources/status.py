@@ -50,6 +50,8 @@ class SourceStatus:
     """What is wrong with a newer configuration than the one in use."""
     upstreams: list[UpstreamStatus] = field(default_factory=list)
     """What it reads from, as far as it says so."""
+    silence: str | None = None
+    """That it runs and does not answer, and for how long, as the end of a sentence about it."""
 
     @classmethod
     def broken(cls, name: str, problem: str) -> SourceStatus:

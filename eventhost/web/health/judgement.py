@@ -52,6 +52,8 @@ def _partial(found: Survey) -> Iterator[str]:
     for source in found.sources:
         if source.status in _TROUBLED:
             yield f"the source {source.name} is in {source.status}{_because(source.last_error)}"
+        if source.silence is not None:
+            yield f"the source {source.name} {source.silence}"
         if source.problem is not None:
             yield f"the source {source.name} cannot use its newer configuration: {source.problem}"
         for upstream in source.upstreams:
@@ -60,6 +62,8 @@ def _partial(found: Survey) -> Iterator[str]:
     for server in found.servers:
         if server.status in _TROUBLED:
             yield f"the tool server {server.name} is in {server.status}{_because(server.last_error)}"
+        if server.silence is not None:
+            yield f"the tool server {server.name} {server.silence}"
     if found.unmatched >= LONG_LAG:
         yield f"{found.unmatched} events have not been matched yet"
     lagging = [rule for rule in found.lagging if rule.lags >= LONG_LAG]
