@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import pytest
 from hosting import LIMIT_S, PACKAGES, QUICK, TINY, Hosting, hosting, until
 from http_peer import HttpPeer
 from mcp import MCPError
+from servers import missing
 from structlog.testing import capture_logs
 
 from eventhost.config import Protocol, ServerKind
@@ -666,6 +669,64 @@ async def test_stderr_and_log_notifications_are_in_the_log_under_its_name(host: 
     assert levels['{"code":5}'] == "error"
     assert levels["starting"] == "info"
     assert {entry["source"] for entry in logs if entry["event"] == "source_log"} == {"door"}
+
+
+@pytest.mark.anyio
+async def test_a_crash_is_told_with_the_error_and_its_place_in_the_servers_folder(host: Hosting) -> None:
+    timings = replace(QUICK, startretries=1, error_retry_s=0)
+    body = """
+    def initialized():
+        print("going on", flush=True)
+        raise RuntimeError("out of cheese")
+    """
+    python = host.connect(host.tiny("python", body, timings=timings))
+    misspelt = host.connect(host.script("misspelt", "import sys\ndef f(:", timings=timings))
+    await host.becomes("python", DISCONNECTED)
+    await host.becomes("misspelt", DISCONNECTED)
+    assert re.fullmatch(
+        r"exited with status 1; its last words: RuntimeError: out of cheese \([\w./-]+\.py:\d+\)",
+        python.last_error or "",
+    )
+    assert re.fullmatch(
+        r"exited with status 1; its last words: SyntaxError: invalid syntax \([\w./-]+\.py:2\)",
+        misspelt.last_error or "",
+    )
+    assert str(host.root) not in f"{python.last_error} {misspelt.last_error}"
+
+
+@pytest.mark.anyio
+async def test_a_crash_of_node_is_told_with_the_error_and_its_place(host: Hosting) -> None:
+    node = shutil.which("node")
+    if node is None:
+        missing("node (Node.js, from the system's package manager or nodejs.org)")
+    timings = replace(QUICK, startretries=1, error_retry_s=0)
+    (host.root / "server.mjs").write_text("// a door\nlet hinge = ;\n")
+    server = host.server("door", command=(node, "server.mjs"), timings=timings)
+    connection = host.connect(server)
+    await host.becomes("door", DISCONNECTED)
+    assert connection.last_error == (
+        "exited with status 1; its last words: SyntaxError: Unexpected token ';' (server.mjs:2)"
+    )
+
+
+@pytest.mark.anyio
+async def test_the_last_words_are_those_of_the_process_that_ended_and_not_of_an_earlier_one(host: Hosting) -> None:
+    earlier = host.root / "earlier"
+    body = f"""
+    if not os.path.exists({str(earlier)!r}):
+        open({str(earlier)!r}, "w").close()
+        print("error: no such sensor", file=sys.stderr)
+        print("hallo", flush=True)
+        sys.exit(3)
+    """
+    connection = host.connect(host.tiny("door", body))
+    await host.becomes("door", BACKOFF)
+    assert connection.last_error == "exited with status 3; its last words: error: no such sensor"
+    await host.becomes("door", BACKOFF, CONNECTING, RUNNING)
+    os.kill(pid_of(connection), signal.SIGKILL)
+    await host.becomes("door", RUNNING, DISCONNECTED)
+    assert connection.last_error == "killed by SIGKILL"
+    assert "error: no such sensor" in connection.log.lines
 
 
 # --- what servers ask of the host -----------------------------------------------------------------------------------

@@ -339,6 +339,28 @@ async def test_garbage_is_counted_and_shown_and_harms_no_neighbour(text: bytes) 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b'{"jsonrpc": 2 "method": "ping"}', ": Expecting ',' delimiter at character 15"),
+        (b"{'jsonrpc': '2.0'}", ": Expecting property name enclosed in double quotes at character 2"),
+        (b' {"id": 1', ": Expecting ',' delimiter at character 10"),
+        (emitted().encode() + b"x", f": Extra data at character {len(emitted()) + 1}"),
+        (b'["\xff"]', ": not UTF-8 at byte 3"),
+        (b"[" * 100_000, ": too deeply nested"),
+        (b'{"method":"ping"}', ""),
+        (b'{"id":' + b"1" * 5000 + b"}", ""),
+        (b"listening on {stdin}", ""),
+        (b"[ERROR] no such sensor", ""),
+        (b"[2026-11-21] up", ""),
+    ],
+)
+async def test_garbage_that_begins_like_json_is_told_with_where_it_breaks(text: bytes, fault: str) -> None:
+    [told] = (await received(text)).garbage
+    assert told == f"not a JSON-RPC message: {text[:200].decode(errors='replace')}{fault}"
+
+
+@pytest.mark.anyio
 async def test_blank_lines_are_nothing() -> None:
     wire = await received("", "  ", emitted(), "\r", "\t", emitted(), "")
     assert wire.receiver.types == ["door.opened"] * 2

@@ -261,8 +261,99 @@ def test_a_task_that_fails_ends_the_process_with_its_traceback(tmp_path: Path) -
         assert child.wait(10) == 1
         assert child.stderr is not None
         errors = child.stderr.read().decode()
-        assert "OSError: the door is gone" in errors
+        assert errors.startswith("Traceback")
         assert "in watch" in errors
+        line = Path(path).read_text().splitlines().index('    raise OSError("the door is gone")') + 1
+        assert errors.splitlines()[-1] == f"OSError: the door is gone ({Path(path).name}:{line})"
+
+
+@pytest.mark.parametrize(
+    ("task", "last_line"),
+    [
+        ("async with asyncio.TaskGroup() as tasks: tasks.create_task(fail())", "Boom: no cheese ({file}:7)"),
+        ("await fail()", "Boom: no cheese ({file}:7)"),
+        ("json.loads('oops')", "JSONDecodeError: Expecting value: line 1 column 1 (char 0) ({file}:11)"),
+        ("exec('a b')", "SyntaxError: invalid syntax (<string>, line 1)"),
+        ("raise Boom", "Boom ({file}:11)"),
+    ],
+)
+def test_the_last_line_of_a_source_that_fails_says_it_all(task: str, last_line: str, tmp_path: Path) -> None:
+    errors = stderr_of_a_failing_task(tmp_path, task)
+    assert "Traceback (most recent call last):" in errors
+    assert errors.splitlines()[-1] == last_line.format(file="door.py")
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ("Options({'urll': 1, 'x': 2}).close()", "door: config.jsonc: urll: no such option; there are \n"),
+        ("async with asyncio.TaskGroup() as tasks: tasks.create_task(misread())", "door: config.jsonc: url: missing"),
+        (
+            "await source.emit('a', {1, 2})",
+            "door: a: not JSON: Object of type set is not JSON serializable (door.py:11)",
+        ),
+    ],
+)
+def test_what_is_wrong_on_purpose_is_told_without_a_traceback(task: str, told: str, tmp_path: Path) -> None:
+    errors = stderr_of_a_failing_task(tmp_path, task)
+    assert errors.startswith(told)
+    assert "Traceback" not in errors
+
+
+def stderr_of_a_failing_task(folder: Path, task: str) -> str:
+    (folder / "door.py").write_text(f"""
+import asyncio, json
+from eventhost.kit import EventSource
+from eventhost.kit.options import Options
+class Boom(Exception): pass
+source = EventSource("door")
+async def fail(): raise Boom("no cheese\\nno milk")
+async def misread(): Options({{}}).text("url")
+@source.task
+async def watch():
+    {task}
+source.run()
+""")
+    with process(str(folder / "door.py")) as child:
+        errors = child.communicate(timeout=10)[1].decode()
+        assert child.returncode == 1
+        return errors
+
+
+def test_settings_that_a_module_reads_are_refused_without_a_traceback(tmp_path: Path) -> None:
+    path = write_source(
+        tmp_path,
+        """
+        from eventhost.kit import EventSource
+        from eventhost.kit.options import Options
+        source = EventSource("door")
+        Options(source.config).close()
+        source.run()
+        """,
+    )
+    with process(path, MCP_SERVER_CONFIG='{"urll": 1}') as child:
+        _, errors = child.communicate(timeout=10)
+        assert (errors, child.returncode) == (b"config.jsonc: urll: no such option; there are \n", 1)
+
+
+def test_an_error_of_a_module_is_told_as_python_does_and_a_hook_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    path = write_source(
+        tmp_path,
+        """
+        import sys
+        from eventhost.kit import EventSource
+        if "mine" in sys.argv:
+            sys.excepthook = lambda *_: print("mine", file=sys.stderr)
+        source = EventSource("door")
+        raise OSError("the door is gone")
+        """,
+    )
+    with process(path) as child:
+        errors = child.communicate(timeout=10)[1].decode()
+        assert errors.startswith("Traceback")
+        assert errors.endswith("OSError: the door is gone\n")
+    with process(path, "mine") as child:
+        assert child.communicate(timeout=10)[1] == b"mine\n"
 
 
 def test_a_task_that_will_not_end_does_not_hold_the_process(tmp_path: Path) -> None:

@@ -165,7 +165,9 @@ async def test_what_is_no_message_is_counted_for_as_long_as_the_host_lives(host:
     await host.events(2)
     status = client.status()
     assert (status.garbage, status.rejected) == (4, 0)
-    assert status.log == ["not a JSON-RPC message: listening", "not a JSON-RPC message: {"] * 2
+    fault = "Expecting property name enclosed in double quotes at character 2"
+    assert status.log == ["not a JSON-RPC message: listening", f"not a JSON-RPC message: {{: {fault}"] * 2
+    assert status.last_error == f"4 lines were no JSON-RPC messages, the last: {{: {fault}"
 
 
 @pytest.mark.anyio

@@ -26,6 +26,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from eventhost.config import ServerConfig, ServerKind
 from eventhost.connections.inbound import Inbound, Receiver
+from eventhost.connections.lastwords import last_words
 from eventhost.connections.link import NO_ANSWER, Link, Surroundings, open_link, refusal
 from eventhost.connections.lists import listen_for_lists
 from eventhost.connections.sourcelog import SourceLog
@@ -183,6 +184,7 @@ class Connection:
         slot = _LaunchSlot(self._launches)
         timings = self.config.timings
         reason = ""
+        self.log.begin()
         try:
             async with inbound.running():
                 with anyio.CancelScope() as opening:
@@ -278,8 +280,10 @@ class Connection:
 
     def _fail(self, reason: str) -> None:
         self.last_error = reason
-        if self.log.lines and self.config.kind in (ServerKind.STDIO, ServerKind.HTTP):
-            self.last_error += f"; its last words: {self.log.lines[-1]}"
+        if self.config.kind in (ServerKind.STDIO, ServerKind.HTTP):
+            directory = self.config.directory
+            words = last_words(self.log.words, (str(directory.absolute()), str(directory.resolve())))
+            self.last_error += f"; its last words: {words}" if words else ""
 
     def _note_list_change(self) -> None:
         self.list_changes += 1

@@ -7,6 +7,8 @@ so that a server can answer although its events are waiting.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -119,6 +121,9 @@ _FAST: tuple[tuple[bytes, str, Callable[[bytes], _Emitted | _Event]], ...] = (
 )
 _decode_odd = msgspec.json.Decoder(_Odd).decode
 
+# Not `[ERROR] no such sensor`.
+_LIKE_JSON = re.compile(rb"""\s*(?:\{\s*(?:["'}]|$)|\[\s*(?:["\[{]|$))""")
+
 
 class Inbound:
     """Sorts what one server sends, for as long as one connection to it lasts."""
@@ -219,9 +224,9 @@ class Inbound:
             return False
         return True
 
-    def take_garbage(self, text: str) -> None:
-        """Count and show what is no message at all."""
-        self._log.take_garbage(text)
+    def take_garbage(self, text: str, fault: str = "") -> None:
+        """Count and show what is no message at all; `fault` is what keeps it from being one."""
+        self._log.take_garbage(text, fault)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -275,7 +280,7 @@ class Inbound:
         try:
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValueError:
-            self.take_garbage(line[:200].decode(errors="replace"))
+            self.take_garbage(line[:200].decode(errors="replace"), _fault_of(line))
             return
         if not await self.take_message(message):
             await forward(SessionMessage(message))
@@ -326,6 +331,22 @@ def _envelope(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """What is worth telling of what came beside an event: nothing of `level: "info"`."""
     beside = {name: value for name, value in params.items() if name != "data" and (name, value) != ("level", "info")}
     return {"method": method, **beside} if beside else {}
+
+
+def _fault_of(line: bytes) -> str:
+    """What keeps a line that begins like JSON from being that."""
+    if not _LIKE_JSON.match(line):
+        return ""
+    try:
+        # Numbers as they stand: a very long one would be refused, and for what is no fault.
+        json.loads(line.decode(), parse_int=str, parse_float=str)
+    except json.JSONDecodeError as error:
+        return f"{error.msg} at character {error.pos + 1}"
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start + 1}"
+    except RecursionError:
+        return "too deeply nested"
+    return ""
 
 
 def _no_line_exceeds(block: bytes, length: int) -> bool:

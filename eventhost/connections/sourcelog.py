@@ -28,12 +28,21 @@ class SourceLog:
         self.name = name
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.garbage = 0
+        self.last_garbage = ""
+        """The last line that was no message, with what is wrong with it."""
+        self.words: deque[str] = deque(maxlen=KEPT_LINES)
+        """The last lines of the present process alone, as it wrote them."""
         self.on_message: Callable[[str, Any], None] | None = None
         """Called with the level and the data of each log notification."""
         self._rest = b""
         self._second = 0
         self._in_second = 0
         self._suppressed = 0
+
+    def begin(self) -> None:
+        """A new process begins: what an earlier one wrote is none of its words."""
+        self.words.clear()
+        self._rest = b""
 
     async def stderr(self, chunk: bytes) -> None:
         """Take what the server wrote to its stderr, in pieces of any size."""
@@ -43,25 +52,38 @@ class SourceLog:
             rest = b""
         self._rest = rest
         for line in lines:
-            if text := line.decode(errors="replace").rstrip():
-                self.say("info", text)
+            self._take_line(line)
 
     def end(self) -> None:
         """The server has ended: its last line needs no newline."""
-        if text := self._rest.decode(errors="replace").rstrip():
-            self.say("info", text)
+        self._take_line(self._rest)
         self._rest = b""
 
-    def take_garbage(self, text: str) -> None:
-        """Count and show what is no message at all."""
+    def take_garbage(self, text: str, fault: str = "") -> None:
+        """Count and show what is no message at all; `fault` is what keeps it from being one, if that can be told."""
         self.garbage += 1
-        self.say("warning", f"not a JSON-RPC message: {text[:200]}")
+        text = text[:200]
+        self.last_garbage = f"{text}: {fault}" if fault else text
+        said = f"not a JSON-RPC message: {self.last_garbage}"
+        self._keep_words(said if fault else text)  # many a program tells its errors on stdout
+        self.say("warning", said)
+
+    def describe_garbage(self) -> str | None:
+        """What was no message, in one sentence; None if there is no such thing."""
+        if not self.garbage:
+            return None
+        lines = (
+            "1 line was no JSON-RPC message" if self.garbage == 1 else f"{self.garbage} lines were no JSON-RPC messages"
+        )
+        return f"{lines}, the last: {self.last_garbage}"
 
     def hear(self, level: str, data: Any) -> None:
         """Take a log notification: its data may be any JSON value."""
         if self.on_message is not None:
             self.on_message(level, data)
-        self.say(level, data if isinstance(data, str) else msgspec.json.encode(data).decode())
+        text = data if isinstance(data, str) else msgspec.json.encode(data).decode()
+        self._keep_words(text)
+        self.say(level, text)
 
     def say(self, level: str, text: str) -> None:
         """Keep one line, and pass it to the host's log; a flood is kept here but only counted there."""
@@ -79,3 +101,11 @@ class SourceLog:
             return
         level = _LEVELS.get(level, level)
         getattr(log, level if level in _KNOWN else "info")("source_log", source=self.name, line=text)
+
+    def _take_line(self, line: bytes) -> None:
+        if text := line.decode(errors="replace").rstrip():
+            self._keep_words(text)
+            self.say("info", text)
+
+    def _keep_words(self, text: str) -> None:
+        self.words.extend(text[:MAX_LINE_LENGTH].splitlines())

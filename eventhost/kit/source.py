@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from eventhost.errors import ConfigError, ConnectionLost, EventRejected, Problem
+from eventhost.kit.ending import spare_tracebacks_of_configuration
 from eventhost.kit.event import Event
 from eventhost.kit.ids import uuid7
 from eventhost.kit.jsonrpc import converse
@@ -66,6 +67,7 @@ class EventSource:
         self._state_dir: str | os.PathLike[str] | None = None
         self._service: Service | None = None
         self._upstreams: dict[str, Upstream] = {}
+        spare_tracebacks_of_configuration()  # its module reads its settings next
 
     @property
     def config(self) -> dict[str, Any]:

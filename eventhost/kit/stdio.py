@@ -13,11 +13,11 @@ import signal
 import stat
 import sys
 import threading
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from eventhost.errors import ConfigError, ConnectionLost
+from eventhost.errors import ConnectionLost
+from eventhost.kit.ending import tell_end
 
 if TYPE_CHECKING:
     from eventhost.kit.source import EventSource
@@ -29,7 +29,7 @@ _GRACE_S: Final = 0.25
 def run_stdio(source: EventSource) -> int:
     """Serve `source` until stdin ends or SIGTERM or SIGINT comes; return the process's exit status.
 
-    0 after either; 1 after a task of the source raised, whose traceback then stands on stderr, so that whoever
+    0 after either; 1 after a task of the source raised, which stderr then tells (see `tell_end`), so that whoever
     supervises the process starts it again.
     """
     if os.isatty(0):
@@ -105,11 +105,7 @@ def _status(name: str, serving: asyncio.Future[None]) -> int:
     error = serving.exception()
     if error is None:
         return 0
-    if isinstance(error, ConfigError):
-        print(f"{name}: {error}", file=sys.stderr)
-    else:
-        traceback.print_exception(error)
-        print(f"{name}: ends because of the error above", file=sys.stderr)
+    tell_end(name, error)
     return 1
 
 

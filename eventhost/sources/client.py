@@ -168,7 +168,7 @@ class EventMcpClient:
             rejected=self.rejected,
             deduplicated=self.deduplicated + (self._upstream.returned if self._upstream is not None else 0),
             restarts=connection.restarts,
-            last_error=self.problem or self._away() or connection.last_error,
+            last_error=self.problem or self._away() or connection.last_error or self._log.describe_garbage(),
             last_event_at=self.last_event_at,
             log=list(self._log.lines),
             garbage=self._log.garbage,
