@@ -58,6 +58,11 @@ def ping(params):
 
 
 def list_tools(params):
+    if FLAW == "dies of tools":
+        sys.exit("no such luck:\nthe tools are gone")
+    if FLAW == "blocks":
+        print("deep in thought", file=sys.stderr, flush=True)
+        time.sleep(300)
     tools = [{"name": "list_pending_events", "inputSchema": {"type": "object"}}]
     if FLAW == "same name":
         tools += tools
@@ -69,6 +74,8 @@ def list_tools(params):
 
 
 def call(params):
+    if FLAW == "blocks":
+        time.sleep(300)
     text = {"pending is no JSON": "[", "pending is a number": "7"}.get(FLAW, "[]")
     if FLAW == "pending":
         text = json.dumps([{"type": "flawed.gathered", "id": str(time.time())}])
@@ -99,6 +106,17 @@ def initialized(params):
         emit(id=None)
     elif FLAW == "ends by itself":
         threading.Timer(1, os._exit, (3,)).start()
+    elif FLAW == "blocks at once":
+        emit()
+        time.sleep(300)
+    elif FLAW == "falls":
+        emit(type="other.happened")
+        sys.exit("it was refused:\nI give up")
+    elif FLAW == "says the same":
+        print("as I said", file=sys.stderr, flush=True)
+        emit(timestamp=None)
+    elif FLAW == "says another":
+        emit(timestamp=None, payload={"process": os.getpid()})
     elif FLAW == "prints":
         write(b"Ready!\n")
     elif not FLAW.startswith(("pending", "ends")):
@@ -148,6 +166,8 @@ def take(line):
             say(id=message["id"], result=result)
             if FLAW == "answers twice" and method == "resources/list":
                 say(id=message["id"], result=result)
+    elif FLAW == "leaves questions alone":
+        pass
     elif FLAW == "knows everything":
         say(id=message["id"], result={})
     else:

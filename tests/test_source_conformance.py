@@ -10,7 +10,7 @@ import psutil
 import pytest
 from source_checks import FLAWED, environment, tried
 
-from eventhost.cli.source_test import conformance
+from eventhost.cli.source_test import conformance, session
 from eventhost.cli.source_test.check import Outcome
 from eventhost.cli.source_test.conformance import CHECKS
 
@@ -143,6 +143,65 @@ async def test_without_a_handshake_the_rest_is_skipped(tmp_path: Path) -> None:
     outcomes = {name: check.outcome for name, check in checks.items() if name not in ("handshake", "stdout")}
     assert set(outcomes.values()) == {Outcome.SKIPPED}
     assert list(checks) == list(CHECKS)
+
+
+async def test_a_source_that_cannot_be_started_has_written_nothing_to_stdout(tmp_path: Path) -> None:
+    environment(tmp_path, "absent", {}, command=["no-such-program"])
+    checks = await tried(tmp_path, "absent")
+    assert {check.outcome for name, check in checks.items() if name != "handshake"} == {Outcome.SKIPPED}
+
+
+async def test_a_source_that_blocks_is_told_once_and_asked_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flawed(tmp_path, "blocks", stopTimeout="100ms")
+    monkeypatch.setattr(session, "ANSWER_S", 1.0)
+    with anyio.fail_after(LIMIT_S):
+        checks = await tried(tmp_path, "flawed")
+    why = "it has not answered for 1 s: does it loop or block?"
+    assert checks["tools"].outcome is Outcome.FAILED
+    assert checks["tools"].said.endswith(f"{why}; its last words: deep in thought")
+    assert checks["events"].said.startswith("1 flawed.happened")  # what had come is looked at all the same
+    assert "it lived on, and was killed" in checks["stdin end"].said
+    tried_still = {"handshake", "tools", "events", "stdin end", "stdout"}
+    assert {name: check.said for name, check in checks.items() if name not in tried_still} == dict.fromkeys(
+        (name for name in CHECKS if name not in tried_still), why
+    )
+    assert not psutil.Process().children(recursive=True)
+
+
+async def test_a_source_that_leaves_one_question_alone_is_not_taken_for_blocked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flawed(tmp_path, "leaves questions alone")
+    monkeypatch.setattr(session, "ANSWER_S", 2.0)
+    with anyio.fail_after(LIMIT_S):
+        checks = await tried(tmp_path, "flawed")
+    assert [name for name, check in checks.items() if check.outcome is not Outcome.OK] == ["unknown method"]
+    assert "no answer came within 2 s, though a ping was answered" in checks["unknown method"].said
+
+
+async def test_a_source_that_ends_by_itself_fails_one_check_and_not_those_that_were_in_its_way(tmp_path: Path) -> None:
+    flawed(tmp_path, "falls")
+    with anyio.fail_after(LIMIT_S):
+        checks = await tried(tmp_path, "flawed")
+    if checks["handshake"].outcome is Outcome.OK:  # else it was gone before the first ping
+        assert [name for name, check in checks.items() if check.outcome is Outcome.FAILED] == ["events"]
+        assert "after 1 events it ended with status 1; its last words: I give up" in checks["events"].said
+        refused, *words = checks["events"].details
+        assert "type 'other.happened' is not among the configured eventTypes" in refused
+        assert words == ["it was refused:", "I give up"]
+        assert checks["tools"].said.startswith("it ends by itself, ")
+        assert checks["killed"].outcome is Outcome.SKIPPED
+
+
+async def test_a_check_that_ends_the_source_is_told_and_the_next_has_another_process(tmp_path: Path) -> None:
+    flawed(tmp_path, "dies of tools")
+    with anyio.fail_after(LIMIT_S):
+        checks = await tried(tmp_path, "flawed")
+    assert [name for name, check in checks.items() if check.outcome is not Outcome.OK] == ["tools"]
+    assert "it ended with status 1; its last words: the tools are gone" in checks["tools"].said
+    assert checks["tools"].details == ["no such luck:", "the tools are gone"]
 
 
 async def test_what_a_server_gathers_is_asked_for(tmp_path: Path) -> None:

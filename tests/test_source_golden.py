@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from source_checks import environment
+from source_checks import FLAWED, environment
 
 from eventhost.cli.source_test import find, play_golden
 from eventhost.cli.source_test.check import Check, Outcome
@@ -323,6 +323,63 @@ async def test_a_case_that_fails_without_a_player_says_why(tmp_path: Path) -> No
     }
     assert {name: wanted[name] in everything(check) for name, check in checks.items()} == dict.fromkeys(wanted, True)
     assert {check.outcome for check in checks.values()} == {FAILED}
+
+
+def flawed(root: Path, **said: Any) -> None:
+    command = [sys.executable, "-I", "-S", "server.py"]
+    environment(root, "door", {"server.py": FLAWED, **cases(**said)}, command=command, stopTimeout="1s")
+
+
+@pytest.mark.anyio
+async def test_a_step_that_waits_in_vain_says_what_came_instead_and_what_the_source_wrote(tmp_path: Path) -> None:
+    config = {"flaw": "says the same"}
+    flawed(tmp_path, a={"config": config, "input": [{"expect": 2}], "events": [], "within": "300ms"})
+    (check,) = (await played(tmp_path)).values()
+    assert check.said == "input[0].expect: expected 2 events within 0.3 s; 1 event came"
+    assert check.details == ["came: flawed.happened (id 1): {}", "it wrote:", "  as I said"]
+
+
+@pytest.mark.anyio
+async def test_what_a_source_says_twice_under_one_id_came_once(tmp_path: Path) -> None:
+    happened = {"type": "flawed.happened", "id": "1"}
+    flawed(
+        tmp_path,
+        a_same={"config": {"flaw": "says the same"}, "input": [{"expect": 1}, "kill", "restart"],
+                "events": [{**happened, "payload": {}}]},
+        b_other={"config": {"flaw": "says another"}, "input": [{"expect": 1}, "kill", {"expect": 2}],
+                 "events": [{"match": happened}, {"match": happened}]},
+    )  # fmt: skip
+    checks = await played(tmp_path)
+    assert {name: everything(check) for name, check in checks.items() if check.outcome is not OK} == {}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        {"config": {"flaw": "blocks at once"}, "events": [{"type": "flawed.happened"}, {"type": "flawed.missing"}]},
+        {"config": {"flaw": "blocks at once"}, "input": [{"expect": 2}], "events": []},
+        {"config": {"flaw": "blocks"}, "input": [{"call": "list_pending_events"}], "events": []},
+    ],
+)
+async def test_a_source_that_blocks_in_one_case_is_played_no_other(blocked: dict[str, Any], tmp_path: Path) -> None:
+    flawed(tmp_path, a={**blocked, "within": "1s"}, b={"events": []}, c={"events": []})
+    checks = await played(tmp_path)
+    assert [check.outcome for check in checks.values()] == [FAILED, Outcome.SKIPPED, Outcome.SKIPPED]
+    assert checks["a"].said.endswith("it has not answered for 1 s: does it loop or block?")
+    assert checks["b"].said == checks["c"].said
+    assert "it has not answered for 1 s" in checks["b"].said
+
+
+@pytest.mark.anyio
+async def test_a_source_that_dies_shows_what_it_wrote_as_lines_and_once(tmp_path: Path) -> None:
+    files = {"server.py": "while True\n", **cases(a={"events": []}, b={"events": []})}
+    environment(tmp_path, "door", files)
+    first, second = (await played(tmp_path)).values()
+    assert first.said.startswith("expected 0 events; came the error SyntaxError: ")
+    assert first.details[0] == "it wrote:"
+    assert first.details[2].strip() == "while True"
+    assert second.details == ["it wrote the same as above"]
 
 
 WEB = """

@@ -103,6 +103,23 @@ def test_what_fails_is_told_in_lines_and_ends_with_1(root: Path) -> None:
     assert lines[-1].endswith(" ok, 1 FAILED, 1 skipped")
 
 
+def test_a_source_that_dies_at_once_is_told_in_lines_and_each_reason_once(root: Path) -> None:
+    environment(root, "door", {"server.py": "while True\n"})
+    done = run(root, "door")
+    assert done.returncode == 1
+    assert "\\x" not in done.stdout
+    lines = done.stdout.splitlines()
+    handshake = next(index for index, line in enumerate(lines) if line.startswith("FAILED  handshake: "))
+    assert "it ended with status 1; its last words: SyntaxError: " in lines[handshake]
+    assert lines[handshake + 2] == "            while True"
+    skipped = "skipped tools, resources, unknown method, unknown notification, events, acknowledgement, garbage, "
+    skipped += "slow reader, stdin end, stdin end inside a line, stdin end before initialize, killed, stdout"
+    assert lines[-2:] == [f"{skipped}: without a handshake there is nobody to ask", "1 ok, 1 FAILED, 14 skipped"]
+    checks = json.loads(run(root, "door", "--json").stdout)["checks"]
+    assert [check["name"] for check in checks if check["outcome"] == "skipped"][-1] == "stdout"
+    assert len(checks) == 16
+
+
 def test_a_configuration_that_must_be_mended_ends_with_2_and_golden_cases_are_played_all_the_same(root: Path) -> None:
     player = "import sys\nfor case in sys.stdin:\n    print('{\"events\": []}', flush=True)\n"
     files = {"server.py": "", "golden/play.py": player, "golden/a.json": '{"events": []}'}
@@ -187,7 +204,9 @@ def test_in_the_modern_era_is_tried_what_can_be(root: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "ok      handshake: door 1.0.0, MCP 2026-07-28" in done.stdout
     assert "by push: door.ticked" in done.stdout
-    assert 'skipped garbage: not tried with "protocol": "modern"' in done.stdout
+    names = 'killed, stdout: not tried with "protocol": "modern"\n'
+    assert "skipped unknown method, unknown notification, acknowledgement, garbage, " in done.stdout
+    assert names in done.stdout
 
 
 def test_an_address_where_nobody_answers_fails(root: Path) -> None:

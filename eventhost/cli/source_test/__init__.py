@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from eventhost.cli.show import print_json
-from eventhost.cli.source_test.check import Check, Outcome, skipped, summary
+from eventhost.cli.source_test.check import Check, Outcome, Printer, skipped, summary
 from eventhost.cli.source_test.conformance import Conformance, config_check
 from eventhost.cli.source_test.golden import golden_checks
 from eventhost.cli.source_test.linked import LinkedConformance
@@ -34,15 +34,18 @@ def report(root: Path, name: str, *, seconds: float, count: int, as_json: bool) 
     """
     found = find(root, name)
     checks: list[Check] = []
+    printer = Printer(partial(print, flush=True))
 
     def tell(check: Check) -> None:
         checks.append(check)
         if not as_json:
             # What is wrong with the configuration is this command's error, and told as such at its end.
-            shown = replace(check, details=()) if check.name == "config" and found.problems else check
-            print("\n".join(shown.lines()), flush=True)
+            printer.tell(replace(check, details=()) if check.name == "config" and found.problems else check)
 
-    anyio.run(partial(try_source, found, root, tell, seconds=seconds, count=count))
+    try:
+        anyio.run(partial(try_source, found, root, tell, seconds=seconds, count=count))
+    finally:
+        printer.flush()
     passed = all(check.outcome is not Outcome.FAILED for check in checks)
     if as_json:
         counts = {outcome.lower(): sum(check.outcome is outcome for check in checks) for outcome in Outcome}

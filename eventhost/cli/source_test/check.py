@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -36,10 +36,12 @@ class Check:
         return {"name": self.name, "outcome": self.outcome.lower(), "said": self.said, "details": list(self.details)}
 
     def lines(self) -> list[str]:
-        """As it is printed."""
+        """As it is printed; what has several lines is printed so."""
         outcome = styled(f"{self.outcome:<7}", _COLORS[self.outcome])
-        first = f"{outcome} {printable(self.name)}" + (f": {printable(self.said)}" if self.said else "")
-        return [first, *(f"        {printable(line)}" for line in self.details)]
+        said, *more = self.said.splitlines() or [""]
+        first = f"{outcome} {printable(self.name)}" + (f": {printable(said)}" if said else "")
+        more += [line for text in self.details for line in text.splitlines()]
+        return [first, *(f"        {printable(line.expandtabs())}".rstrip() for line in more)]
 
 
 def ok(name: str, said: str = "", details: Sequence[str] = ()) -> Check:
@@ -55,6 +57,31 @@ def failed(name: str, said: str, details: Sequence[str] = ()) -> Check:
 def skipped(name: str, why: str) -> Check:
     """A check that could not be made, or has nothing to look at."""
     return Check(name, Outcome.SKIPPED, why)
+
+
+class Printer:
+    """Prints each check as it is told; those that are skipped in a row for the same reason are one line."""
+
+    def __init__(self, print_line: Callable[[str], object]) -> None:
+        self._print = print_line
+        self._skipped: list[Check] = []
+
+    def tell(self, check: Check) -> None:
+        """Print it, or keep it for a line with others."""
+        alike = check.outcome is Outcome.SKIPPED and (not self._skipped or self._skipped[-1].said == check.said)
+        if not alike:
+            self.flush()
+        if check.outcome is Outcome.SKIPPED:
+            self._skipped.append(check)
+        else:
+            self._print("\n".join(check.lines()))
+
+    def flush(self) -> None:
+        """Print what was kept."""
+        if self._skipped:
+            names = ", ".join(check.name for check in self._skipped)
+            self._print("\n".join(replace(self._skipped[0], name=names).lines()))
+            self._skipped.clear()
 
 
 def summary(checks: Sequence[Check]) -> str:

@@ -1,7 +1,9 @@
 """What a host relies on in any source over stdio, tried on its own process, which is treated as badly as a pipe can.
 
 config ─► handshake ─► tools, resources, unknown ─► events ─► garbage ─► slow reader ─► ends of stdin ─► killed
-One process as long as it lives; whoever kills it is told, and the next check has another with the same state.
+One process as long as it lives; the check that ends it fails, and the next has another with the same state. Before that
+is said, another process is left alone for as long: one that ends by itself is told once, as is one that blocks, and
+what cannot be tried with it is skipped.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
@@ -57,6 +60,14 @@ CHECKS: Final = (
 )
 """The checks over stdio, in their order, after that of the configuration."""
 
+_LIVES: Final = frozenset(CHECKS[: CHECKS.index("stdin end")])
+"""Those in which it is to live on."""
+
+_ALONE_S: Final = 10.0
+"""How long a process is left alone at most, to see whether it ends by itself."""
+
+_NOBODY: Final = "without a handshake there is nobody to ask"
+
 Tell = Callable[[Check], object]
 
 
@@ -82,6 +93,13 @@ class Conformance:
         self._lines = self._runs = 0
         self._wrong: Counter[str] = Counter()
         self._polls = False
+        self._fallen: Session | None = None
+        """The process that has ended by itself last, until the next check."""
+        self._silence = ""
+        """Why the source is taken for blocked."""
+        self._why = ""
+        """Why no more can be tried, but for what is in `_still`."""
+        self._still: frozenset[str] = frozenset()
 
     async def __aenter__(self) -> Conformance:
         return self
@@ -94,9 +112,14 @@ class Conformance:
         try:
             session = await self._start()
             handshake = await self._handshake(session)
+            if session.process.dead.is_set():
+                handshake = replace(handshake, details=(*handshake.details, *_more_words(session)))
         except (SpawnError, ConfigError) as error:
             handshake = failed("handshake", f"it cannot be started: {error}")
         self._tell(handshake)
+        if handshake.outcome is not Outcome.OK:
+            self._be_done(self._session.silence if self._session else "")
+            self._why = self._why or _NOBODY
         makers = {
             "tools": self._tools,
             "resources": self._resources,
@@ -112,18 +135,71 @@ class Conformance:
             "killed": self._killed,
         }
         for name, make in makers.items():
-            if name not in only:
-                continue
-            if handshake.outcome is Outcome.OK:
-                check = await make()
-                if check.outcome is Outcome.FAILED and self._session and self._session.process.dead.is_set():
-                    await self._end()  # that it has ended has been told
-                self._tell(check)
-            else:
-                self._tell(skipped(name, "without a handshake there is nobody to ask"))
+            if name in only:
+                self._tell(await self._made(name, make, "events" in only))
         await self._end()
         if "stdout" in only:
             self._tell(self._stdout())
+
+    async def _made(self, name: str, make: Callable[[], Awaitable[Check]], events_follow: bool) -> Check:
+        """Make a check, unless it cannot be made any more, and find out whether it is the check that ends the source.
+
+        `events_follow`: that it ends by itself is for the check of the events to tell, if that was not made yet.
+        """
+        if self._why and name not in self._still:
+            return skipped(name, self._why)
+        if self._why and name == "events" and self._fallen is not None:
+            return self._fell(name, self._fallen)
+        self._take_fallen()
+        check = await make()
+        if check.outcome is not Outcome.FAILED:
+            return check
+        if self._session is not None and self._session.process.dead.is_set():
+            await self._end()
+        if self._session is not None:
+            self._silence = self._silence or self._session.silence
+        if self._silence:
+            self._be_done(self._silence)
+            return check
+        fallen = self._take_fallen()
+        if fallen is None or name not in _LIVES:
+            return check
+        if why := await self._cannot_stay(fallen.process.lived_s):
+            self._why, self._still = why, frozenset({"stdin end before initialize"})
+            if self._fallen is None:  # it did not even come up
+                return check
+            if name != "events" and events_follow and CHECKS.index(name) < CHECKS.index("events"):
+                self._still |= {"events"}
+                return skipped(name, why)
+            return self._fell(name, self._fallen)
+        return check if check.details else replace(check, details=_more_words(fallen))
+
+    def _be_done(self, silence: str) -> None:
+        """Try no more what needs an answer, if there is a reason."""
+        if silence:
+            self._silence = self._why = silence
+            self._still = frozenset({"events", "stdin end"})
+
+    async def _cannot_stay(self, lived_s: float) -> str:
+        """Why another process, which is asked nothing, does not live longer either; empty if it does, and is there."""
+        try:
+            session = await self._ready(anew=True)
+        except NoAnswer as error:
+            return f"it did not come up any more: {error}"
+        if not await session.process.ended(min(1.5 * lived_s + 1.0, _ALONE_S)):
+            return ""
+        await self._end()
+        return f"it ends by itself, {session.process.lived_s:.1f} s after its start"
+
+    def _fell(self, name: str, session: Session) -> Check:
+        """What is told of a process that has ended by itself."""
+        process = session.process
+        said = f"expected that it lives on; after {len(session.events)} events it {process.describe_end()}"
+        return failed(name, f"{said}{process.last_words()}", [*shown(_wrong_events(session)), *_more_words(session)])
+
+    def _take_fallen(self) -> Session | None:
+        fallen, self._fallen = self._fallen, None
+        return fallen
 
     # Processes, one at a time.
 
@@ -135,8 +211,11 @@ class Conformance:
 
     async def _end(self) -> None:
         """End the process that there is, and keep what its stdout had wrong."""
+        if self._session is not None and self._session.process.dead.is_set():
+            self._fallen = self._session
         await self._running.aclose()
         if self._session is not None:
+            self._silence = self._silence or self._session.silence
             self._lines += self._session.lines
             self._wrong.update(self._session.wrong_lines)
             self._session = None
@@ -166,6 +245,8 @@ class Conformance:
             answer = await session.handshake(limit_s)
         except NoAnswer as error:
             mend = "answer initialize with protocolVersion, capabilities and serverInfo"
+            if session.process.dead.is_set():
+                return failed(name, f"expected an answer to initialize; {error}")
             return failed(name, f"expected an answer to initialize within {limit_s:g} s (initTimeout); {error}; {mend}")
         result = answer.get("result")
         if not isinstance(result, dict):
@@ -219,6 +300,8 @@ class Conformance:
                 result = await session.result("resources/read", {"uri": resource["uri"]})
             except NoAnswer as error:
                 wrong.append(f"{resource['uri']}: expected its contents; {error}")
+                if session.silence or session.process.dead.is_set():
+                    break
                 continue
             wrong += wrong_contents(resource, result.get("contents"))
         if wrong:
@@ -257,13 +340,16 @@ class Conformance:
         name = "events"
         try:
             session = await self._ready()
-            await self._gather(session)
+            if not self._silence:
+                await self._gather(session)
         except NoAnswer as error:
             return failed(name, f"expected events for {self._seconds:g} s; {error}")
         if session.process.dead.is_set():
             end = f"{session.process.describe_end()}{session.process.last_words()}"
             return failed(name, f"expected that it lives on; after {len(session.events)} events it {end}")
         if not session.events:
+            if self._silence:
+                return skipped(name, self._silence)
             more = "set its interval or cause one, or wait longer with --seconds"
             return skipped(name, f"none came within {self._seconds:g} s; to see some, {more}")
         if wrong := _wrong_events(session):
@@ -321,6 +407,8 @@ class Conformance:
                     await session.request("ping")
                 except NoAnswer as error:
                     wrong.append(f"{what}: expected that it goes on; {error}")
+                    if session.silence:
+                        break  # each of the others might take as long
                     await self._ready(anew=True)
         except NoAnswer as error:
             wrong.append(f"then it did not come up any more: {error}")
@@ -361,7 +449,8 @@ class Conformance:
     async def _ended(self, name: str, say: Callable[[Session], Any]) -> Check:
         try:
             session = await self._ready()
-            await say(session)
+            if not self._silence:
+                await say(session)
         except NoAnswer as error:
             return failed(name, f"expected that it reads until then; {error}")
         return await self._close(name, session, self._timings.stop_timeout_s)
@@ -414,7 +503,15 @@ class Conformance:
             lines = [f"{text}" + (f" ({count} times)" if count > 1 else "") for text, count in self._wrong.items()]
             mend = "write nothing else to stdout; what is for people goes to stderr"
             return failed("stdout", f"expected nothing but messages, one on each line; {mend}", shown(lines))
+        if not self._lines:
+            return skipped("stdout", self._why or "nothing was written there")
         return ok("stdout", f"{self._lines} lines in {self._runs} runs")
+
+
+def _more_words(session: Session) -> list[str]:
+    """What it wrote to stderr, if that is more than its last words."""
+    words = session.process.words()
+    return words if len(words) > 1 else []
 
 
 def shown(lines: Sequence[str]) -> list[str]:

@@ -7,11 +7,11 @@ golden/*.jsonc ──► the folder's player, one process for all of them ──
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from eventhost.cli.source_test.check import Check, failed, ok, skipped
+from eventhost.cli.source_test.check import Check, Outcome, failed, ok, skipped
 from eventhost.cli.source_test.expected import Expected, differences, read_expected
 from eventhost.cli.source_test.player import CASE_S, Player, PlayerFailed, player_of
 from eventhost.cli.source_test.session import short
@@ -108,8 +108,9 @@ async def golden_checks(
         return
     command = player_of(folder, subject.source if subject else None)
     if command is None:
+        acts = _Acts(subject)
         for number, path in enumerate(files):
-            tell(await _acted(path, subject, _empty(scratch / f"case-{number}")))
+            tell(await acts.play(path, _empty(scratch / f"case-{number}")))
         return
     async with Player(folder, command, guardian) as player:
         for number, path in enumerate(files):
@@ -133,33 +134,64 @@ async def _played(path: Path, player: Player, folder: Path) -> Check:
     return judged(name, case, answer.get("events", []), answer.get("error"))
 
 
-async def _acted(path: Path, subject: Subject | None, folder: Path) -> Check:
-    name = f"golden {path.stem}"
-    try:
-        case = read_case(path, played=False)
-    except ValueError as error:
-        return failed(name, str(error))
-    if subject is None or not subject.speaks_stdio or subject.source.server.protocol is Protocol.MODERN:
-        return skipped(name, "without a player, a source is played over stdio, in the legacy era, alone")
-    try:
-        events, complaint = await run_steps(
-            subject, case.said, folder, len(case.events), case.error, case.within_s or STEPS_S
-        )
-    except StepFailed as wrong:
-        return failed(name, str(wrong), wrong.details)
-    return judged(name, case, events, complaint)
+class _Acts:
+    """Cases that the source plays itself; what would be told of each is told of the first."""
+
+    def __init__(self, subject: Subject | None) -> None:
+        self._subject = subject
+        self._silence = ""
+        self._told: Sequence[str] = ()
+
+    async def play(self, path: Path, folder: Path) -> Check:
+        """Play one case in `folder`."""
+        name, subject = f"golden {path.stem}", self._subject
+        try:
+            case = read_case(path, played=False)
+        except ValueError as error:
+            return failed(name, str(error))
+        if subject is None or not subject.speaks_stdio or subject.source.server.protocol is Protocol.MODERN:
+            return skipped(name, "without a player, a source is played over stdio, in the legacy era, alone")
+        if self._silence:
+            return skipped(name, f"in a case before this, {self._silence}")
+        within_s = case.within_s or STEPS_S
+        try:
+            played = await run_steps(subject, case.said, folder, len(case.events), case.error, within_s)
+        except StepFailed as wrong:
+            self._silence = wrong.silence
+            return self._with_log(failed(name, str(wrong), wrong.details), wrong.log)
+        check = judged(name, case, played.events, played.error)
+        if check.outcome is not Outcome.FAILED:
+            return check
+        self._silence = played.silence
+        if played.error is not None:
+            check = replace(check, details=())  # it is what it wrote
+        if played.silence:
+            check = replace(check, said=f"{check.said}; {played.silence}")
+        return self._with_log(check, played.log)
+
+    def _with_log(self, check: Check, log: Sequence[str]) -> Check:
+        """A check that failed, with the last that the source wrote; one that cannot start writes the same each time."""
+        lines = [line for text in log for line in text.splitlines() if line.strip()]
+        if not lines:
+            return check
+        again, self._told = lines == self._told, lines
+        shown = ["it wrote the same as above"] if again else ["it wrote:", *(f"  {each}" for each in lines)]
+        return replace(check, details=[*check.details, *shown])
 
 
 def judged(name: str, case: Case, events: Sequence[dict[str, Any]], error: str | None) -> Check:
     """Whether what came of a case is what it expects."""
+    lines = [line.rstrip() for line in (error or "").splitlines() if line.strip()]
+    last = short(lines[-1].strip(), 1000) if lines else "one without a word"
+    lines = lines if len(lines) > 1 else []
     if case.error is not None:
         if error is None:
             came = f"{len(events)} events came" if events else "none came"
             return failed(name, f"expected an error that contains {short(case.error)}; {came}")
         if case.error not in error:
-            return failed(name, f"expected an error that contains {short(case.error)}; came {short(error, 1000)}")
+            return failed(name, f"expected an error that contains {short(case.error)}; came {last}", lines)
         return ok(name)
     if error is not None:
-        return failed(name, f"expected {len(case.events)} events; came the error {short(error, 1000)}")
+        return failed(name, f"expected {len(case.events)} events; came the error {last}", lines)
     found = differences(case.events, events)
     return failed(name, "other events came than expected", found) if found else ok(name)

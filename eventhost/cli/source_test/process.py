@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import termios
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -23,6 +24,9 @@ from eventhost.connections import Guardian
 from eventhost.connections.gate import cannot_start, open_gate, spawn_at_gate
 from eventhost.connections.guardian import death_fd, members, signal_sessions
 from eventhost.errors import ConnectionLost
+
+MOST_LINES: Final = 20
+"""How many lines of what a program wrote are shown."""
 
 _CHUNK_BYTES: Final = 65_536
 _KEPT_BYTES: Final = 65_536
@@ -46,6 +50,8 @@ class RawProcess:
         """As in `subprocess`; None until `dead`."""
         self.dead = anyio.Event()
         """It is gone, with all that it had started, and what it wrote has been read."""
+        self.lived_s = 0.0
+        """How long it lived, once it is `dead`."""
         self.left_behind = 0
         """How many processes of its session were still alive `LINGER_S` after it."""
         self.stderr = b""
@@ -56,6 +62,7 @@ class RawProcess:
         self._stdin = process.stdin
         for pipe in (process.stdin, process.stdout, process.stderr):
             os.set_blocking(pipe.fileno(), False)
+        self._began = time.monotonic()
         self._sending = anyio.Lock()
         self._reading = anyio.Event()
         self._reading.set()
@@ -125,6 +132,11 @@ class RawProcess:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"; its last words: {last}" if last else ""
 
+    def words(self) -> list[str]:
+        """The last lines that it wrote to stderr."""
+        lines = self.stderr.decode(errors="replace").strip("\r\n").splitlines()
+        return [line.rstrip() for line in lines[-MOST_LINES:]]
+
     async def _own(self, guardian: Guardian) -> None:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -143,6 +155,7 @@ class RawProcess:
             for pipe in (self._process.stdout, self._process.stderr):
                 pipe.close()
             os.close(self._death)
+            self.lived_s = time.monotonic() - self._began
             self.dead.set()
 
     async def _read_stdout(self, pipe: IO[bytes]) -> None:

@@ -21,7 +21,7 @@ from eventhost.wire import ACCEPTED, ACK, EMITTED, EVENT, LIST_PENDING_EVENTS, M
 
 PROTOCOL: Final = "2025-11-25"
 ANSWER_S: Final = 10.0
-"""How long an answer may take, but for the handshake's, which has its own limit."""
+"""How long an answer may take, where nothing else is said."""
 
 _MOST_PAGES: Final = 100
 _METHOD_NOT_FOUND: Final = -32601
@@ -61,6 +61,10 @@ class Session:
         """What is wrong with lines of its stdout that are no message."""
         self.capabilities: dict[str, Any] = {}
         self.handshake_s = 0.0
+        self.answer_s = ANSWER_S
+        """How long an answer may take, but for the handshake's, which has its own limit."""
+        self.silence = ""
+        """Why it is taken for blocked; empty as long as it is not."""
         self._subject = subject
         self._profile = SourceProfile(subject.source.name, subject.source.event_types, subject.source.metadata)
         self._unfinished = b""
@@ -96,7 +100,8 @@ class Session:
         capabilities = result.get("capabilities") if isinstance(result, dict) else None
         self.capabilities = capabilities if isinstance(capabilities, dict) else {}
         if isinstance(result, dict):
-            await self.send({"method": "notifications/initialized"})
+            with suppress(ConnectionLost):  # whoever asks it next is told that it has ended
+                await self.send({"method": "notifications/initialized"})
         return answer
 
     def next_id(self) -> int:
@@ -105,32 +110,53 @@ class Session:
         return self._asked
 
     async def request(
-        self, method: str, params: Mapping[str, Any] | None = None, within_s: float = ANSWER_S
+        self, method: str, params: Mapping[str, Any] | None = None, within_s: float | None = None
     ) -> Message:
         """Ask; return the whole answer, be it a result or an error.
 
         Raises:
-            NoAnswer: there was none within that time.
+            NoAnswer: there was none within that time, or within `answer_s`. If it did not even answer a ping,
+                `silence` says so from then on.
         """
         number = self.next_id()
         return await self.ask(
             {"id": number, "method": method, **({} if params is None else {"params": params})}, within_s
         )
 
-    async def ask(self, message: Message, within_s: float = ANSWER_S) -> Message:
+    async def ask(self, message: Message, within_s: float | None = None) -> Message:
         """As `request`, for a message with its `id`."""
-        number = message["id"]
+        number, method = message["id"], message["method"]
+        within_s = self.answer_s if within_s is None else within_s
         self.answers.setdefault(number, [])
-        try:
-            with anyio.fail_after(within_s):
-                await self.send_line(line_of(message))
-                while not self.answers[number]:
-                    if self.process.dead.is_set():
-                        raise NoAnswer(f"it {self.process.describe_end()}{self.process.last_words()}")
-                    await self.news()
-        except TimeoutError:
-            raise NoAnswer(f"no answer came within {within_s:g} s{self.process.last_words()}") from None
-        return self.answers[number][0]
+        began = time.monotonic()
+        await self.send_line(line_of(message), within_s)
+        left_s = within_s - (time.monotonic() - began)
+        # Where nothing came for a while, a ping tells one that blocks from one that leaves this request alone.
+        ping = number if method == "ping" else None
+        answered = await self.until(lambda: self.answers[number], left_s if ping is not None else left_s / 2)
+        if not answered and ping is None and not self.process.dead.is_set():
+            ping = self.say_ping() if method != "initialize" else None
+            answered = await self.until(lambda: self.answers[number], left_s / 2)
+        if answered:
+            return self.answers[number][0]
+        if self.process.dead.is_set():
+            raise NoAnswer(f"it {self.process.describe_end()}{self.process.last_words()}")
+        if ping is not None and not self.answers[ping]:
+            raise self.blocked(within_s)
+        though = "" if ping is None else ", though a ping was answered"
+        raise NoAnswer(f"no answer came within {within_s:g} s{though}{self.process.last_words()}")
+
+    def say_ping(self) -> int:
+        """Have a ping sent, without waiting; return its number in `answers`."""
+        number = self.next_id()
+        self.answers[number] = []
+        self.say({"id": number, "method": "ping"})
+        return number
+
+    def blocked(self, for_s: float) -> NoAnswer:
+        """Take note that it did not answer a ping for so long; return what to raise."""
+        self.silence = f"it has not answered for {for_s:g} s: does it loop or block?"
+        return NoAnswer(f"{self.silence}{self.process.last_words()}")
 
     async def tell(self, method: str, params: Mapping[str, Any]) -> None:
         """Send a notification.
@@ -140,17 +166,19 @@ class Session:
         """
         await self.send_line(line_of({"method": method, "params": dict(params)}))
 
-    async def send_line(self, line: bytes, within_s: float = ANSWER_S) -> None:
+    async def send_line(self, line: bytes, within_s: float | None = None) -> None:
         """Send bytes as they are.
 
         Raises:
-            NoAnswer: it no longer reads.
+            NoAnswer: it no longer reads; one that lives, but did not within that time, has its `silence`.
         """
+        within_s = self.answer_s if within_s is None else within_s
         try:
             with anyio.fail_after(within_s):
                 await self.process.send(line)
         except TimeoutError:
-            raise NoAnswer(f"it did not read its stdin for {within_s:g} s{self.process.last_words()}") from None
+            self.silence = f"it has not read its stdin for {within_s:g} s: does it loop or block?"
+            raise NoAnswer(f"{self.silence}{self.process.last_words()}") from None
         except ConnectionLost:
             dead = await self.process.ended(1.0)
             why = self.process.describe_end() if dead else "closed its stdin"
@@ -234,18 +262,18 @@ class Session:
         with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.WouldBlock):
             self._to_say_in.send_nowait(message)
 
-    async def settled(self, within_s: float = ANSWER_S) -> None:
+    async def settled(self, within_s: float | None = None) -> None:
         """Wait until it has taken all that was said to it, acknowledgements too.
 
         Raises:
             NoAnswer: it has not within that time.
         """
-        number = self.next_id()
-        self.answers[number] = []
-        self.say({"id": number, "method": "ping"})
+        within_s = self.answer_s if within_s is None else within_s
+        number = self.say_ping()
         if not await self.until(lambda: self.answers[number], within_s):
-            end = self.process.describe_end() if self.process.dead.is_set() else f"did not answer for {within_s:g} s"
-            raise NoAnswer(f"it {end}{self.process.last_words()}")
+            if self.process.dead.is_set():
+                raise NoAnswer(f"it {self.process.describe_end()}{self.process.last_words()}")
+            raise self.blocked(within_s)
 
     async def until(self, condition: Callable[[], object], within_s: float) -> bool:
         """Wait until `condition` holds, which what it says brings about; false if it ended or time ran out first."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import anyio
 import httpx2
 
-from eventhost.cli.source_test.process import raw_process
+from eventhost.cli.source_test.process import MOST_LINES, raw_process
 from eventhost.cli.source_test.session import NoAnswer, Session, short, talking
 from eventhost.cli.source_test.subject import Subject
 from eventhost.config.folders import interpreter
@@ -23,20 +26,37 @@ from eventhost.wire import LIST_PENDING_EVENTS
 
 _POLL_S: Final = 0.1
 _RETRY_S: Final = 0.05
+_MOST_SHOWN: Final = 10
 
 
 class StepFailed(Exception):
-    """A case came to no end of its own; says where and why, and has what was written meanwhile."""
+    """A case came to no end of its own; says where and why, and has what came and was written meanwhile."""
 
-    def __init__(self, why: str, details: Sequence[str] = ()) -> None:
+    def __init__(self, why: str, details: Sequence[str] = (), log: Sequence[str] = (), silence: str = "") -> None:
         super().__init__(why)
         self.details = details
+        self.log = log
+        self.silence = silence
+        """Why the source is taken for blocked; empty if it is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of a case."""
+
+    events: Sequence[dict[str, Any]]
+    error: str | None
+    """What the source wrote, or how it ended, if it did so by itself."""
+    log: Sequence[str]
+    """The last lines that it wrote or logged."""
+    silence: str
+    """Why it is taken for blocked; empty if it is not."""
 
 
 async def run_steps(
     subject: Subject, case: Mapping[str, Any], folder: Path, wanted: int, error: str | None, within_s: float
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Do what `case` says; return the events that came of it, and the error that the source ended with, if it did.
+) -> Played:
+    """Do what `case` says; return what came of it. What was said twice, as after a kill, came once.
 
     `wanted` is how many events are waited for; with `error` it is the end of the source instead.
 
@@ -74,6 +94,25 @@ def _filled(value: Any, places: Mapping[str, str | int]) -> Any:
     return [_filled(inner, places) for inner in value] if isinstance(value, list) else value
 
 
+def _written(session: Session) -> list[str]:
+    """What a process wrote to stderr and logged."""
+    return [*session.process.stderr.decode(errors="replace").splitlines(), *session.log]
+
+
+def _same(before: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
+    """Whether two events of one id are one for the host; the time of one that says none is not compared."""
+    keys = ("type", "payload", "metadata", *(("timestamp",) if event.get("timestamp") is not None else ()))
+    # As JSON: in Python `True == 1`.
+    one, other = (json.dumps([said.get(key) for key in keys], sort_keys=True) for said in (before, event))
+    return one == other
+
+
+def _brief(event: Mapping[str, Any]) -> str:
+    """An event in a few words."""
+    named = f" (id {short(event['id'], 40)})" if event.get("id") is not None else ""
+    return f"{short(event.get('type'), 80)}{named}: {short(event.get('payload'), 80)}"
+
+
 class _Ended(Exception):
     """The source has ended by itself."""
 
@@ -89,8 +128,11 @@ class _Acting:
         self._running = AsyncExitStack()
         self._session: Session | None = None
         self._events: list[dict[str, Any]] = []
+        self._taken = 0
+        self._told: dict[str, dict[str, Any]] = {}
         self._refused: list[str] = []
-        self._words = ""
+        self._words: list[str] = []
+        self._silence = ""
         self._polls = False
 
     async def __aenter__(self) -> None:
@@ -143,15 +185,17 @@ class _Acting:
         if step in (self._restart, self._kill):
             await step()  # has limits of its own, and leaves a process running that must not stand within another
             return
+        # These have limits of their own, and say more than that time ran out.
+        within_s = math.inf if place.endswith((".call", ".expect")) else self._within_s
         try:
-            with anyio.fail_after(self._within_s):
+            with anyio.fail_after(within_s):
                 await step()
         except TimeoutError:
-            raise StepFailed(f"{place}: not done within {self._within_s:g} s", self._log()) from None
+            raise self._failed(f"{place}: not done within {self._within_s:g} s; {self._said()}", self._came()) from None
         except (NoAnswer, ValueError, SpawnError) as error:
             if self._session is not None and self._session.process.dead.is_set():
                 raise _Ended from None
-            raise StepFailed(f"{place}: {error}", self._log()) from None
+            raise self._failed(f"{place}: {error}", self._came()) from None
         except OSError as error:
             raise StepFailed(f"{place}: {error.strerror or error}: {error.filename}") from None
 
@@ -165,17 +209,19 @@ class _Acting:
         """
         timings = self._subject.source.server.timings
         try:
-            session = self._session = await self._running.enter_async_context(talking(self._subject))
+            session = await self._running.enter_async_context(talking(self._subject))
         except (SpawnError, ConfigError) as error:
             raise StepFailed(f"it cannot be started: {error}") from None
+        self._session, self._taken = session, 0
+        session.answer_s = self._within_s
         try:
             answer = await session.handshake(timings.init_timeout_s)
         except NoAnswer as error:
             if await session.process.ended(1.0):
                 raise _Ended from None
-            raise StepFailed(f"initialize: {error}", self._log()) from None
+            raise self._failed(f"initialize: {error}") from None
         if "result" not in answer:
-            raise StepFailed(f"initialize was answered with {short(answer)}", self._log())
+            raise self._failed(f"initialize was answered with {short(answer)}")
         self._polls = not session.acknowledges and await self._has_pending()
 
     async def _has_pending(self) -> bool:
@@ -192,8 +238,15 @@ class _Acting:
         """Wait until so many events have come in all, or time runs out."""
         session = self._session
         assert session is not None
-        with anyio.move_on_after(self._within_s):
-            while len(self._events) + len(session.events) < count:
+        if await self._events_within(self._within_s / 2, session, count):
+            return
+        ping = session.say_ping()
+        if not await self._events_within(self._within_s / 2, session, count) and not session.answers[ping]:
+            session.blocked(self._within_s)
+
+    async def _events_within(self, within_s: float, session: Session, count: int) -> bool:
+        with anyio.move_on_after(within_s):
+            while len(self._take_events()) < count:
                 if session.process.dead.is_set():
                     raise _Ended
                 if self._polls and not session.ways.keys() - {f"the tool {LIST_PENDING_EVENTS}"}:
@@ -202,8 +255,21 @@ class _Acting:
                     except NoAnswer as error:
                         if session.process.dead.is_set():
                             raise _Ended from None
-                        raise StepFailed(str(error), self._log()) from None
+                        raise self._failed(str(error)) from None
                 await session.news(_POLL_S if self._polls else 1.0)
+        return len(self._events) >= count
+
+    def _take_events(self) -> list[dict[str, Any]]:
+        """All events so far; as in the host, the same one under an id that it had before is left out."""
+        assert self._session is not None
+        news, self._taken = self._session.events[self._taken :], len(self._session.events)
+        for event in news:
+            if event.get("id") is not None:
+                before, self._told[str(event["id"])] = self._told.get(str(event["id"])), event
+                if before is not None and _same(before, event):
+                    continue
+            self._events.append(event)
+        return self._events
 
     async def wait_for_end(self) -> None:
         """Wait until it ends by itself, or time runs out."""
@@ -211,7 +277,7 @@ class _Acting:
         if await self._session.process.ended(self._within_s):
             raise _Ended
 
-    async def outcome(self) -> tuple[list[dict[str, Any]], str | None]:
+    async def outcome(self) -> Played:
         """All its events, and the error that it ended with, if it did so by itself.
 
         Raises:
@@ -221,24 +287,39 @@ class _Acting:
         assert session is not None
         by_itself = session.process.dead.is_set()
         await self._stop()
+        log = self._words[-MOST_LINES:]
         if by_itself and session.process.returncode == 0:
-            raise StepFailed("it ended with status 0 before its stdin did", self._log())
+            raise StepFailed("it ended with status 0 before its stdin did", self._came(), log)
         if self._refused:
-            raise StepFailed("the host would refuse an event", self._refused)
-        return self._events, self._words.strip() or session.process.describe_end() if by_itself else None
+            raise StepFailed("the host would refuse an event", self._refused, log)
+        words = "\n".join(self._words).strip() or session.process.describe_end()
+        return Played(self._events, words if by_itself else None, log, self._silence)
 
     async def _stop(self) -> None:
         session = self._session
         assert session is not None
         await self._running.aclose()
-        self._events += session.events
+        self._take_events()
         self._refused += session.refused
-        self._words += session.process.stderr.decode(errors="replace") + "\n".join(session.log)
+        self._words += _written(session)
+        self._silence = self._silence or session.silence
+        self._session = None
 
-    def _log(self) -> list[str]:
-        if self._session is None:
-            return []
-        return [*self._session.process.stderr.decode(errors="replace").splitlines(), *self._session.log][-20:]
+    def _failed(self, why: str, details: Sequence[str] = ()) -> StepFailed:
+        session = self._session
+        log = [*self._words, *(_written(session) if session else ())][-MOST_LINES:]
+        return StepFailed(why, details, log, session.silence if session else self._silence)
+
+    def _said(self) -> str:
+        """How many events came."""
+        count = len(self._take_events() if self._session else self._events)
+        return f"{count} {'event' if count == 1 else 'events'} came"
+
+    def _came(self) -> list[str]:
+        """The last events, one line each."""
+        events = self._take_events() if self._session else self._events
+        beyond = [f"{len(events) - _MOST_SHOWN} more before these"] if len(events) > _MOST_SHOWN else []
+        return [*beyond, *(f"came: {_brief(event)}" for event in events[-_MOST_SHOWN:])]
 
     # The steps.
 
@@ -320,9 +401,10 @@ class _Acting:
         if not isinstance(count, int) or isinstance(count, bool):
             raise ValueError(f"expected a number of events, got {short(count)}")
         await self.wait_for_events(count)
-        came = len(self._events) + len(self._session.events if self._session else ())
-        if came < count:
-            raise ValueError(f"expected {count} events, {came} came")
+        if len(self._events) < count:
+            assert self._session is not None
+            silent = f"; {self._session.silence}" if self._session.silence else ""
+            raise ValueError(f"expected {count} events within {self._within_s:g} s; {self._said()}{silent}")
 
     async def _restart(self) -> None:
         assert self._session is not None
