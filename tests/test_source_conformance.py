@@ -191,7 +191,7 @@ async def test_a_source_that_ends_by_itself_fails_one_check_and_not_those_that_w
         refused, *words = checks["events"].details
         assert "type 'other.happened' is not among the configured eventTypes" in refused
         assert words == ["it was refused:", "I give up"]
-        assert checks["tools"].said.startswith("it ends by itself, ")
+        assert checks["tools"].said.startswith("it ends by itself within ")
         assert checks["killed"].outcome is Outcome.SKIPPED
 
 

@@ -189,7 +189,7 @@ class Conformance:
         if not await session.process.ended(min(1.5 * lived_s + 1.0, _ALONE_S)):
             return ""
         await self._end()
-        return f"it ends by itself, {session.process.lived_s:.1f} s after its start"
+        return f"it ends by itself within {max(0.1, session.process.lived_s):.1f} s of its start"
 
     def _fell(self, name: str, session: Session) -> Check:
         """What is told of a process that has ended by itself."""

@@ -21,6 +21,7 @@ from eventhost.config import Protocol
 from eventhost.config.jsonc import parse
 from eventhost.config.wording import did_you_mean
 from eventhost.connections import Guardian
+from eventhost.connections.lastwords import last_words
 from eventhost.durations import milliseconds
 from eventhost.errors import ConfigError
 
@@ -182,7 +183,7 @@ class _Acts:
 def judged(name: str, case: Case, events: Sequence[dict[str, Any]], error: str | None) -> Check:
     """Whether what came of a case is what it expects."""
     lines = [line.rstrip() for line in (error or "").splitlines() if line.strip()]
-    last = short(lines[-1].strip(), 1000) if lines else "one without a word"
+    last = last_words(lines) if lines else "one without a word"
     lines = lines if len(lines) > 1 else []
     if case.error is not None:
         if error is None:

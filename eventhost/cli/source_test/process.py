@@ -23,6 +23,7 @@ import anyio
 from eventhost.connections import Guardian
 from eventhost.connections.gate import cannot_start, open_gate, spawn_at_gate
 from eventhost.connections.guardian import death_fd, members, signal_sessions
+from eventhost.connections.lastwords import last_words
 from eventhost.errors import ConnectionLost
 
 MOST_LINES: Final = 20
@@ -41,7 +42,9 @@ LINGER_S: Final = 0.5
 class RawProcess:
     """One program in a session of its own, and both ends of what is said; made by `raw_process`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], death: int, on_stdout: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], death: int, folder: Path, on_stdout: Callable[[bytes], None]
+    ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -62,6 +65,7 @@ class RawProcess:
         self._stdin = process.stdin
         for pipe in (process.stdin, process.stdout, process.stderr):
             os.set_blocking(pipe.fileno(), False)
+        self._folder = folder
         self._began = time.monotonic()
         self._sending = anyio.Lock()
         self._reading = anyio.Event()
@@ -127,9 +131,9 @@ class RawProcess:
         return f"ended with status {self.returncode}"
 
     def last_words(self) -> str:
-        """The last line that it wrote to stderr, to follow a sentence; empty if there is none."""
-        lines = self.stderr.decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        """The line of its stderr that says why it ended, to follow a sentence; empty if there is none."""
+        lines = self.stderr.decode(errors="replace").splitlines()
+        last = last_words(lines, {str(self._folder), str(self._folder.resolve())})
         return f"; its last words: {last}" if last else ""
 
     def words(self) -> list[str]:
@@ -252,4 +256,4 @@ def _start(
         started.wait()
         raise cannot_start(argv[0], error) from error
     open_gate(started)
-    return RawProcess(started, death, on_stdout)
+    return RawProcess(started, death, cwd.absolute(), on_stdout)

@@ -292,7 +292,7 @@ class _Acting:
             raise StepFailed("it ended with status 0 before its stdin did", self._came(), log)
         if self._refused:
             raise StepFailed("the host would refuse an event", self._refused, log)
-        words = "\n".join(self._words).strip() or session.process.describe_end()
+        words = "\n".join(self._words).rstrip() or session.process.describe_end()
         return Played(self._events, words if by_itself else None, log, self._silence)
 
     async def _stop(self) -> None:
