@@ -160,7 +160,9 @@ class Trail:
     def _compare(self, now: Plain | None) -> Plain | None:
         """Take note of `now`, the file at the path; returns it where it is not needed."""
         current = self._current
-        if current is not None and isinstance(current.file, Plain) and current.file.is_at(self.path):
+        # Asked of what was opened: the path may lead elsewhere by now, which the next look sees.
+        same = next((p for p in self._places if now is not None and _is_same(p.file, now)), None)
+        if current is not None and same is current:
             return now
         if now is None and os.path.lexists(self.path):
             return now
@@ -180,7 +182,7 @@ class Trail:
         last = self._places[-1] if self._places else None
         if last is not None and last.file is None and now is not None:
             last.file, last.grew_s = self._find(last), self._clock()
-        back = next((p for p in self._places if isinstance(p.file, Plain) and p.file.is_at(self.path)), None)
+        back = next((p for p in self._places if now is not None and _is_same(p.file, now)), None)
         if back is not None and back.inode is not None:
             self._steps = [*(step for step in self._steps if step is not back), back]
             back.gone = False
@@ -500,6 +502,10 @@ class Trail:
     def _gap(self, place: Place, reason: str, detail: str = "") -> Gap:
         life = place.life or digest(f"{self.path}\0{place.inode}".encode("utf-8", "surrogateescape"))
         return Gap(f"{life}:{place.offset}:{reason}", reason, place.offset, detail)
+
+
+def _is_same(file: LogFile | None, other: Plain) -> bool:
+    return isinstance(file, Plain) and (file.device, file.inode) == (other.device, other.inode)
 
 
 def _written_ns(place: Place) -> int:
