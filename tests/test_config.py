@@ -329,7 +329,7 @@ def test_one_bad_folder_keeps_no_other_from_being_a_source(site: Site) -> None:
         "list": ["eventsources/list/config.jsonc:1:1: expected an object; write {} to begin with"],
         "nothing": [
             "eventsources/nothing/config.jsonc:1:1: nothing says how to start or reach this server; add a server.py, "
-            'server.mjs or server.js, or "command": ["python", "server.py"], "url": "http://…" or "module": '
+            'server.mjs, server.js or server.sh, or "command": ["python", "server.py"], "url": "http://…" or "module": '
             '"package.module"'
         ],
         "binary": ["eventsources/binary/config.jsonc: is not UTF-8 at byte 7; save it as UTF-8"],

@@ -286,7 +286,7 @@ def test_the_last_line_of_a_source_that_fails_says_it_all(task: str, last_line: 
 @pytest.mark.parametrize(
     ("task", "told"),
     [
-        ("Options({'urll': 1, 'x': 2}).close()", "door: config.jsonc: urll: no such option; there are \n"),
+        ("Options({'urll': 1, 'x': 2}).close()", "door: config.jsonc: urll: no such option; there are none\n"),
         ("async with asyncio.TaskGroup() as tasks: tasks.create_task(misread())", "door: config.jsonc: url: missing"),
         (
             "await source.emit('a', {1, 2})",
@@ -333,7 +333,7 @@ def test_settings_that_a_module_reads_are_refused_without_a_traceback(tmp_path: 
     )
     with process(path, MCP_SERVER_CONFIG='{"urll": 1}') as child:
         _, errors = child.communicate(timeout=10)
-        assert (errors, child.returncode) == (b"config.jsonc: urll: no such option; there are \n", 1)
+        assert (errors, child.returncode) == (b"config.jsonc: urll: no such option; there are none\n", 1)
 
 
 def test_an_error_of_a_module_is_told_as_python_does_and_a_hook_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,14 +168,6 @@ async def ended(process: Process) -> bytes:
         if process.returncode is None:
             process.kill()
     return said
-
-
-@pytest.fixture
-def heeds_interrupts() -> Iterator[None]:
-    """Who starts tests in the background may have them ignore the signal, which programs inherit from them."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("heeds_interrupts")

@@ -23,6 +23,7 @@ from servers import Instance, missing
 from servers.listing import TOKEN, Listing
 from source_process import LIMIT_S, Event, SourceProcess, source_process
 from test_shipped_sources import modules_of
+from test_tool_servers import modules_of_todo
 
 from eventhost.kit.selection import Misshapen, canonical
 from eventhost.kit.upstream import Unavailable
@@ -91,12 +92,8 @@ async def test_the_todo_list_of_this_repository_is_told_as_its_entries_come_chan
         "servers": {"todo": server},
         "tools": {"tool": "list", "name": "todo", "key": "id", "every": 100, "type": "todo.{change}"},
     }
-    sys.path.insert(0, str(TODO))
-    try:
-        from todolist import TodoList  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(TODO))
-    todo = TodoList(tmp_path / "todo.json")
+    with modules_of_todo() as load:
+        todo = load("todolist").TodoList(tmp_path / "todo.json")
     todo.add("there before")
     async with source_process(SOURCE, config, tmp_path / "state") as source:
         await source.logged("connected, 1 items")

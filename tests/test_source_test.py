@@ -239,6 +239,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("moment", ["checks", "golden"])
 def test_an_interrupt_ends_all_that_was_started(moment: str, root: Path) -> None:
     player = "import time\nopen('playing', 'w').close()\ntime.sleep(300)\n"

@@ -51,7 +51,7 @@ CLOUD_EVENT = {
 @asynccontextmanager
 async def host(root: Path, journal: str = "memory") -> AsyncIterator[ServerEnvironment]:
     """An environment without sources."""
-    config = {"id": "test", "journal": {"type": journal}}
+    config = {"id": "test", "journal": {"type": journal}, "http": {"port": 0}}
     (root / "config.jsonc").write_text(json.dumps(config))
     async with ServerEnvironment.from_path(root) as environment:
         yield environment

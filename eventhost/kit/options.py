@@ -158,7 +158,8 @@ class Options:
             if key in self._asked:
                 continue
             near = get_close_matches(key, self._asked, 1)
-            mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(self._asked))}"
+            known = f"there are {', '.join(sorted(self._asked))}" if self._asked else "there are none"
+            mend = f"did you mean {near[0]}?" if near else known
             problems.append(Problem(CONFIG_FILE, "no such option", mend, self._path(key)))
         if problems:
             raise ConfigError(problems)
