@@ -36,7 +36,9 @@ class Nats(Instance):
         """Start it, and wait until it is ready."""
         jetstream = {"store_dir": str(self.folder / "streams"), "sync_interval": "10s"}
         own = {"host": "127.0.0.1", "port": self.port, "http": f"127.0.0.1:{self._monitor_port}"}
-        config = {**own, "jetstream": jetstream, **self._settings}
+        # A client that is slow on a busy machine is not to be thrown out.
+        patient = {"max_pending": 1_000_000_000, "write_deadline": "60s"}
+        config = {**own, **patient, "jetstream": jetstream, **self._settings}
         file = self.folder / "server.conf"
         file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
         self.launch([self._program, "-c", file], self._is_up)
