@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import eventhost
-from eventhost.cli.show import printable
+from eventhost.cli.show import print_problems, printable
 from eventhost.cli.target import CONFIG_FILE, SOURCES_FOLDER, EnvOption, folder
 from eventhost.errors import ConfigError, EventhostError, Problem
 
@@ -84,7 +84,7 @@ def check(env: EnvOption = None) -> None:
     Exit code 2 and every problem if something is wrong, 1 if a test fails.
     """
     root = folder(env)
-    from eventhost.cli.rule import print_failed, print_problems, run_tests
+    from eventhost.cli.rule import print_failed, run_tests
     from eventhost.rules import RuleSet, read_rules
 
     config, problems = _read(root)

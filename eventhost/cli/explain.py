@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 import typer
 
-from eventhost.cli.rule import read_environment, seen_line
+from eventhost.cli.offline import read_environment, readable_journal
+from eventhost.cli.rule import seen_line
 from eventhost.cli.show import JsonOption, clock, print_json, printable, styled
 from eventhost.cli.target import EnvOption, connect, folder, is_url
-from eventhost.errors import ConnectionLost, JournalUnusable
+from eventhost.errors import ConnectionLost
 
 if TYPE_CHECKING:
-    from eventhost.config import EnvironmentConfig
-    from eventhost.journal.file import JournalFile
+    pass
 
 app = typer.Typer()
 
@@ -57,19 +57,6 @@ def explain(
         print(line)
 
 
-def journal_file(config: EnvironmentConfig) -> JournalFile:
-    """The journal of an environment, to be read.
-
-    Raises:
-        JournalUnusable: it has none that can be read.
-    """
-    from eventhost.journal.file import JournalFile
-
-    if config.journal.type == "memory":
-        raise JournalUnusable("this environment keeps its journal in memory: it is there only while the host runs")
-    return JournalFile(config.root / config.journal.path)
-
-
 def _from_files(root: Path, event: str, rule: str | None, every: bool) -> Any:
     import anyio
     import msgspec
@@ -79,7 +66,7 @@ def _from_files(root: Path, event: str, rule: str | None, every: bool) -> Any:
     config, rules = read_environment(root)
 
     async def ask() -> Explanation:
-        with journal_file(config) as journal:
+        with readable_journal(config) as journal:
             return await explain(journal, event, rules, root=root, every=every, only=rule)
 
     return msgspec.to_builtins(anyio.run(ask).to_json())

@@ -1,4 +1,4 @@
-"""The journal of an environment without its host: where it is, and how to write it while no host does."""
+"""An environment without its host: its configuration, rules and journal, to read or, while no host runs, to write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,36 @@ from typing import TYPE_CHECKING
 from eventhost.errors import EventhostError, JournalUnusable
 
 if TYPE_CHECKING:
+    from eventhost.config import EnvironmentConfig
     from eventhost.journal import SqliteJournal
+    from eventhost.journal.file import JournalFile
+    from eventhost.rules import RuleSet
+
+
+def read_environment(root: Path) -> tuple[EnvironmentConfig, RuleSet]:
+    """The configuration in a folder, and its rules; of a file that cannot be used, none.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    from eventhost.config import load_environment
+    from eventhost.rules import read_rules
+
+    config = load_environment(root)
+    return config, read_rules(config)
+
+
+def readable_journal(config: EnvironmentConfig) -> JournalFile:
+    """The journal of an environment, to be read.
+
+    Raises:
+        JournalUnusable: it has none that can be read.
+    """
+    from eventhost.journal.file import JournalFile
+
+    if config.journal.type == "memory":
+        raise JournalUnusable("this environment keeps its journal in memory: it is there only while the host runs")
+    return JournalFile(config.root / config.journal.path)
 
 
 def journal_file(root: Path) -> Path | None:

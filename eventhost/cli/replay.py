@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from eventhost.cli.explain import journal_file, steps
-from eventhost.cli.rule import action_line, read_environment
+from eventhost.cli.explain import steps
+from eventhost.cli.offline import read_environment, readable_journal
+from eventhost.cli.rule import action_line
 from eventhost.cli.show import JsonOption, at_terminal, clock, printable, styled
 from eventhost.cli.target import EnvOption, connect, folder, is_url
 from eventhost.errors import EventhostError, EventRejected, NotFound
@@ -101,7 +102,7 @@ def _from_files(root: Path, request: Mapping[str, Any]) -> Iterator[Any]:
 
     config, rules = read_environment(root)
     wanted = Request(**request)
-    with journal_file(config) as journal, anyio.from_thread.start_blocking_portal() as portal:
+    with readable_journal(config) as journal, anyio.from_thread.start_blocking_portal() as portal:
         try:
             playing = chosen(rules.rules, wanted.rules)
             span = portal.call(wanted.span, journal)

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import typer
 
-from eventhost.cli.show import JsonOption, clock, duration, print_json, print_rows, printable, styled
+from eventhost.cli.offline import read_environment
+from eventhost.cli.show import JsonOption, clock, duration, print_json, print_problems, print_rows, printable, styled
 from eventhost.cli.target import EnvOption, connect, folder, is_url
 from eventhost.errors import ConfigError, ConnectionLost, EventRejected, NotFound, Problem
 
@@ -146,25 +147,6 @@ def try_rules(
         failed = _try(rules.rules, entry, name, verbose, as_json)
     if problems or failed:
         raise typer.Exit(2 if problems else 1)
-
-
-def read_environment(root: Path) -> tuple[EnvironmentConfig, RuleSet]:
-    """The configuration in a folder, and its rules; of a file that cannot be used, none.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    from eventhost.config import load_environment
-    from eventhost.rules import read_rules
-
-    config = load_environment(root)
-    return config, read_rules(config)
-
-
-def print_problems(problems: Sequence[Problem]) -> None:
-    """Say everything that is wrong, on stderr."""
-    for problem in problems:
-        print(("" if problem.fatal else "warning: ") + printable(str(problem)), file=sys.stderr)
 
 
 # Trying an event.

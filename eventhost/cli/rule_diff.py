@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 import typer
 
-from eventhost.cli.explain import journal_file
-from eventhost.cli.rule import print_problems, read_environment
+from eventhost.cli.offline import read_environment, readable_journal
+from eventhost.cli.show import print_problems
 from eventhost.errors import ConfigError, EventhostError, EventRejected, NotFound, Problem
 from eventhost.rules import Rule, RuleSet
 from eventhost.rules.again import Request, chosen
@@ -55,7 +55,7 @@ def compared(
     new = picked(rules.rules)
 
     async def work() -> tuple[dict[str, Any], list[RuleDiff]]:
-        with journal_file(config) as journal:
+        with readable_journal(config) as journal:
             try:
                 span = await Request(since=since, upto=upto).span(journal)
             except EventRejected as error:

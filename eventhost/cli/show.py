@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eventhost.errors import Problem
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -90,3 +92,9 @@ def duration(seconds: float | None) -> str:
 def size(count: int | None) -> str:
     """A number of bytes in megabytes; empty for None."""
     return "" if count is None else f"{count / 1_000_000:.0f} MB"
+
+
+def print_problems(problems: Sequence[Problem]) -> None:
+    """Say everything that is wrong, on stderr."""
+    for problem in problems:
+        print(("" if problem.fatal else "warning: ") + printable(str(problem)), file=sys.stderr)
