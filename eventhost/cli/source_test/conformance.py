@@ -8,23 +8,29 @@ what cannot be tried with it is skipped.
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
 
 import anyio
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from eventhost.cli.source_test.check import Check, Outcome, failed, ok, skipped
 from eventhost.cli.source_test.process import LINGER_S
 from eventhost.cli.source_test.session import ANSWER_S, NoAnswer, Session, line_of, short, talking
 from eventhost.cli.source_test.subject import Found, Subject
-from eventhost.errors import ConfigError, ConnectionLost, EventRejected, SpawnError
+from eventhost.cli.source_test.wrong import (
+    MOST_SHOWN,
+    advice,
+    shown,
+    wrong_contents,
+    wrong_events,
+    wrong_handshake,
+    wrong_tools,
+)
+from eventhost.errors import ConfigError, ConnectionLost, SpawnError
 from eventhost.wire import ACCEPTED, LIST_PENDING_EVENTS
 
 METHOD_NOT_FOUND: Final = -32601
@@ -34,13 +40,7 @@ PINGS: Final = 2000
 HUGE_BYTES: Final = 1_048_576
 _NO_METHOD: Final = "eventhost-no-method"
 _STALL_S: Final = 1.0
-_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _MOST_READ: Final = 50
-_MOST_SHOWN: Final = 5
-
-_FIRST_MS: Final = 946_684_800_000
-"""The year 2000: before it, a timestamp is more likely in seconds than true."""
-_AHEAD_MS: Final = 86_400_000
 
 CHECKS: Final = (
     "handshake",
@@ -195,7 +195,7 @@ class Conformance:
         """What is told of a process that has ended by itself."""
         process = session.process
         said = f"expected that it lives on; after {len(session.events)} events it {process.describe_end()}"
-        return failed(name, f"{said}{process.last_words()}", [*shown(_wrong_events(session)), *_more_words(session)])
+        return failed(name, f"{said}{process.last_words()}", [*shown(wrong_events(session)), *_more_words(session)])
 
     def _take_fallen(self) -> Session | None:
         fallen, self._fallen = self._fallen, None
@@ -252,7 +252,7 @@ class Conformance:
         if not isinstance(result, dict):
             return failed(name, f"expected a result for initialize; came {short(answer)}; answer with an object")
         self._handshake_s = session.handshake_s
-        if wrong := list(_wrong_handshake(result)):
+        if wrong := list(wrong_handshake(result)):
             return failed(name, "initialize was answered wrongly", wrong)
         try:
             pong = await session.request("ping")
@@ -352,11 +352,11 @@ class Conformance:
                 return skipped(name, self._silence)
             more = "set its interval or cause one, or wait longer with --seconds"
             return skipped(name, f"none came within {self._seconds:g} s; to see some, {more}")
-        if wrong := _wrong_events(session):
+        if wrong := wrong_events(session):
             return failed(name, f"not all of {len(session.events)} events are as they should be", shown(wrong))
         types = Counter(str(event.get("type")) for event in session.events)
-        said = ", ".join(f"{count} {kind}" for kind, count in types.most_common(_MOST_SHOWN))
-        return ok(name, f"{said}; by {', '.join(session.ways)}", _advice(session.events))
+        said = ", ".join(f"{count} {kind}" for kind, count in types.most_common(MOST_SHOWN))
+        return ok(name, f"{said}; by {', '.join(session.ways)}", advice(session.events))
 
     async def _gather(self, session: Session) -> None:
         pause_s = self._subject.source.poll_interval_s
@@ -512,101 +512,6 @@ def _more_words(session: Session) -> list[str]:
     """What it wrote to stderr, if that is more than its last words."""
     words = session.process.words()
     return words if len(words) > 1 else []
-
-
-def shown(lines: Sequence[str]) -> list[str]:
-    """The first of many lines."""
-    more = len(lines) - _MOST_SHOWN
-    return [*lines[:_MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-
-
-def _wrong_handshake(result: dict[str, Any]) -> Iterable[str]:
-    version = result.get("protocolVersion")
-    if version not in HANDSHAKE_PROTOCOL_VERSIONS:
-        known = ", ".join(HANDSHAKE_PROTOCOL_VERSIONS)
-        yield f"protocolVersion: expected one of {known}; came {short(version)}"
-    info = result.get("serverInfo")
-    for key in ("name", "version"):
-        if not isinstance(info, dict) or not isinstance(info.get(key), str) or (key == "name" and not info[key]):
-            came = info.get(key) if isinstance(info, dict) else info
-            yield f"serverInfo.{key}: expected a text; came {short(came)}"
-    capabilities = result.get("capabilities")
-    if not isinstance(capabilities, dict):
-        yield f"capabilities: expected an object; came {short(capabilities)}"
-        return
-    for key, value in capabilities.items():
-        if not isinstance(value, dict):
-            yield f"capabilities.{key}: expected an object; came {short(value)}"
-    experimental = capabilities.get("experimental")
-    for key, value in experimental.items() if isinstance(experimental, dict) else ():
-        if not isinstance(value, dict):
-            yield f'capabilities.experimental["{key}"]: expected an object; came {short(value)}'
-
-
-def wrong_tools(tools: Sequence[Any]) -> Iterable[str]:
-    """What is wrong with a list of tools, one line each."""
-    seen: set[str] = set()
-    for tool in tools:
-        name = tool.get("name") if isinstance(tool, dict) else None
-        if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
-            yield f"expected a name of 1 to 128 letters, digits, _ - . and /; came {short(name)}"
-        elif name in seen:
-            yield f"{name}: expected each name once; it came again"
-        else:
-            seen.add(name)
-        schema = tool.get("inputSchema") if isinstance(tool, dict) else None
-        if not isinstance(schema, dict) or schema.get("type") != "object":
-            yield f'{name}: expected an inputSchema such as {{"type": "object"}}; came {short(schema)}'
-
-
-def wrong_contents(resource: dict[str, Any], contents: Any) -> Iterable[str]:
-    """What is wrong with what was read of a resource, one line each."""
-    uri = resource["uri"]
-    if not isinstance(contents, list):
-        yield f'{uri}: expected a list "contents"; came {short(contents)}'
-        return
-    for content in contents:
-        text = content.get("text") if isinstance(content, dict) else None
-        if not isinstance(content, dict) or not isinstance(text if text is not None else content.get("blob"), str):
-            yield f'{uri}: expected contents with a "text" or a "blob"; came {short(content)}'
-        elif text is not None and content.get("mimeType", resource.get("mimeType")) == "application/json":
-            try:
-                json.loads(text)
-            except ValueError as error:
-                yield f"{uri}: expected JSON, as its mimeType says; {error}: {short(text)}"
-
-
-def _wrong_events(session: Session) -> list[str]:
-    wrong = [f"the host would refuse it: {line}" for line in session.refused]
-    seen: dict[str, str] = {}
-    for event in session.events:
-        try:
-            normal = session.normalized(event)
-        except EventRejected:
-            continue
-        if reason := wrong_time(normal.timestamp):
-            wrong.append(f"timestamp: {reason}: {short(event)}")
-        if event.get("id") is not None:
-            content = json.dumps(event, sort_keys=True)
-            if seen.setdefault(normal.id, content) != content:
-                wrong.append(f"id: expected another for each event; this one's was used before: {short(event)}")
-    return wrong
-
-
-def wrong_time(timestamp_ms: int) -> str:
-    """Why a timestamp is probably wrong; nothing if it may be right."""
-    now_ms = int(time.time() * 1000)
-    if _FIRST_MS <= timestamp_ms <= now_ms + _AHEAD_MS:
-        return ""
-    if _FIRST_MS <= timestamp_ms * 1000 <= now_ms + _AHEAD_MS:
-        return f"{timestamp_ms} is in seconds; write milliseconds"
-    return f"expected a time since 2000 in milliseconds, and not ahead of now; came {timestamp_ms}"
-
-
-def _advice(events: Sequence[dict[str, Any]]) -> list[str]:
-    if all(event.get("id") is not None for event in events):
-        return []
-    return ["advice: give events an id; without one, an event that is sent twice is published twice"]
 
 
 def _garbage() -> Iterable[tuple[str, bytes]]:

@@ -15,9 +15,10 @@ import msgspec
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from eventhost.cli.source_test.check import Check, failed, ok, skipped
-from eventhost.cli.source_test.conformance import CHECKS, shown, wrong_contents, wrong_time, wrong_tools
+from eventhost.cli.source_test.conformance import CHECKS
 from eventhost.cli.source_test.session import short
 from eventhost.cli.source_test.subject import Subject
+from eventhost.cli.source_test.wrong import shown, wrong_contents, wrong_time, wrong_tools
 from eventhost.config import ServerKind
 from eventhost.connections import (
     NO_ANSWER,
