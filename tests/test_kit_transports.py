@@ -562,6 +562,26 @@ def test_what_was_deferred_works_as_if_it_had_not_been() -> None:
     assert told.split("\n") == ["SSLContext False True", "0 True", "True SSLProtocol False", "b'hello\\n'"]
 
 
+def test_one_thread_may_wait_for_another_that_loads_what_was_deferred(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("import threads; threads.other.start(); threads.other.join(20); done = True")
+    (tmp_path / "two.py").write_text("done = True")
+    loading = "import two; two.done; print('loaded')"
+    (tmp_path / "threads.py").write_text(
+        f"from threading import Thread\nother = Thread(target=lambda: exec({loading!r}), daemon=True)\n"
+    )
+    told = run_python(
+        f"""
+        import sys
+        from eventhost.kit.deferred import defer
+        sys.path.insert(0, {str(tmp_path)!r})
+        defer("one"), defer("two")
+        import one, threads
+        print(one.done, threads.other.is_alive())
+        """
+    )
+    assert told.split("\n") == ["loaded", "True False"]
+
+
 # --- over HTTP -------------------------------------------------------------------------------------------------------
 
 

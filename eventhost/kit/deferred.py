@@ -16,7 +16,9 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
-_lock = RLock()
+_locks: dict[str, RLock] = {}
+"""One for each deferred module: while it is loaded, another thread may wait for its import, and this one for theirs."""
+
 _loading: set[str] = set()
 
 
@@ -41,7 +43,7 @@ class _DeferredModule(ModuleType):
 
 
 def _load(module: ModuleType) -> None:
-    with _lock:
+    with _locks[module.__name__]:
         if type(module) is not _DeferredModule or module.__name__ in _loading:
             return
         assert module.__spec__ is not None
@@ -69,6 +71,7 @@ def defer(name: str, **known: object) -> None:
     spec = PathFinder.find_spec(name, path)
     if spec is None or spec.loader is None:
         return
+    _locks[name] = RLock()
     module = _DeferredModule(name)
     module.__dict__.update(known, __spec__=spec, __loader__=spec.loader, __file__=spec.origin, __package__=spec.parent)
     sys.modules[name] = module
