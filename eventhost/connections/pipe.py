@@ -1,4 +1,7 @@
-"""What a child writes is read at once when it is wanted, and not at all when it is not: that is the backpressure."""
+"""The host's ends of a child's pipes.
+
+What it writes is read at once when it is wanted, and not at all when it is not: that is the backpressure.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ import termios
 from collections.abc import Iterator
 from typing import IO
 
+import anyio
+
+from eventhost.errors import ConnectionLost
+
 CHUNK_BYTES = 64 * 1024
 """The most that is read at once: what Linux gives a pipe, and what is dealt with before others wait for long."""
 
@@ -20,6 +27,40 @@ BUSY_BYTES = CHUNK_BYTES // 2
 
 WIDE_BYTES = 256 * 1024
 """How much the pipe of a child that writes much holds; others leave the user's quota of pipes alone."""
+
+
+class InputPipe:
+    """The host's end of the stdin of the process `pid`."""
+
+    def __init__(self, pipe: IO[bytes], pid: int) -> None:
+        os.set_blocking(pipe.fileno(), False)
+        self._pipe, self._pid = pipe, pid
+        self._writing = anyio.Lock()
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`, after what others are writing; waits while the pipe is full.
+
+        Cancelled while it waits, a part may have been written.
+
+        Raises:
+            ConnectionLost: the process no longer reads.
+        """
+        async with self._writing:
+            left = memoryview(data)
+            try:
+                while left:
+                    try:
+                        left = left[os.write(self._pipe.fileno(), left) :]
+                    except BlockingIOError:
+                        await anyio.wait_writable(self._pipe)
+            except (OSError, ValueError, anyio.ClosedResourceError) as error:
+                raise ConnectionLost(f"process {self._pid} no longer reads its stdin") from error
+
+    def close(self) -> None:
+        """Close this end, and let who waits to write know. Nothing happens the second time."""
+        if not self._pipe.closed:
+            anyio.notify_closing(self._pipe)
+            self._pipe.close()
 
 
 class OutputPipe:

@@ -31,8 +31,8 @@ import structlog
 from eventhost.connections import guardian as guardian_script
 from eventhost.connections.gate import cannot_start, open_gate, spawn_at_gate
 from eventhost.connections.guardian import death_fd, members, resident_bytes, signal_sessions, start_ticks
-from eventhost.connections.pipe import OutputPipe
-from eventhost.errors import ConnectionLost, HostRunning, SpawnError
+from eventhost.connections.pipe import InputPipe, OutputPipe
+from eventhost.errors import HostRunning, SpawnError
 
 log = structlog.get_logger()
 
@@ -169,7 +169,6 @@ class Guardian:
         except OSError as error:
             raise SpawnError(f"the guardian process could not be started with {sys.executable}: {error}") from error
         assert process.stdin is not None
-        os.set_blocking(process.stdin.fileno(), False)
         return process
 
     def _tell(self, lines: str) -> None:
@@ -238,13 +237,12 @@ class Child:
         self.ended = anyio.Event()
         """It is dead, and all that it had written was delivered, as far as the sinks took it in time."""
         self._process = process
-        self._stdin = process.stdin
+        self._stdin = InputPipe(process.stdin, process.pid)
         self._stdout, self._stderr = OutputPipe(process.stdout), OutputPipe(process.stderr)
         os.set_blocking(process.stdin.fileno(), False)
         self._death = death
         self._drain_s = drain_s
         self._pumping = anyio.CancelScope()
-        self._sending = anyio.Lock()
         self._stopping = anyio.Lock()
 
     async def send(self, data: bytes) -> None:
@@ -254,22 +252,11 @@ class Child:
         Raises:
             ConnectionLost: the child no longer listens.
         """
-        async with self._sending:
-            left = memoryview(data)
-            try:
-                while left:
-                    try:
-                        left = left[os.write(self._stdin.fileno(), left) :]
-                    except BlockingIOError:
-                        await anyio.wait_writable(self._stdin)
-            except (OSError, ValueError, anyio.ClosedResourceError) as error:
-                raise ConnectionLost(f"process {self.pid} no longer reads its stdin") from error
+        await self._stdin.write(data)
 
     def close_stdin(self) -> None:
         """End its stdin, which is how a well-behaved server is asked to stop."""
-        if not self._stdin.closed:
-            anyio.notify_closing(self._stdin)
-            self._stdin.close()
+        self._stdin.close()
 
     def signal(self, signum: int) -> None:
         """Signal every process of its session; nothing happens once it is dead."""

@@ -24,7 +24,7 @@ from eventhost.connections import Guardian
 from eventhost.connections.gate import cannot_start, open_gate, spawn_at_gate
 from eventhost.connections.guardian import death_fd, members, signal_sessions
 from eventhost.connections.lastwords import last_words
-from eventhost.errors import ConnectionLost
+from eventhost.connections.pipe import InputPipe
 
 MOST_LINES: Final = 20
 """How many lines of what a program wrote are shown."""
@@ -62,12 +62,11 @@ class RawProcess:
         self.on_stderr: Callable[[], None] = lambda: None
         """Called when there is more of that."""
         self._process, self._death, self._on_stdout = process, death, on_stdout
-        self._stdin = process.stdin
-        for pipe in (process.stdin, process.stdout, process.stderr):
+        self._stdin = InputPipe(process.stdin, process.pid)
+        for pipe in (process.stdout, process.stderr):
             os.set_blocking(pipe.fileno(), False)
         self._folder = folder
         self._began = time.monotonic()
-        self._sending = anyio.Lock()
         self._reading = anyio.Event()
         self._reading.set()
 
@@ -77,22 +76,11 @@ class RawProcess:
         Raises:
             ConnectionLost: it no longer reads.
         """
-        async with self._sending:
-            left = memoryview(data)
-            try:
-                while left:
-                    try:
-                        left = left[os.write(self._stdin.fileno(), left) :]
-                    except BlockingIOError:
-                        await anyio.wait_writable(self._stdin)
-            except (OSError, ValueError, anyio.ClosedResourceError) as error:
-                raise ConnectionLost(f"process {self.pid} no longer reads its stdin") from error
+        await self._stdin.write(data)
 
     def close_stdin(self) -> None:
         """End its stdin, which is how a source is asked to end."""
-        if not self._stdin.closed:
-            anyio.notify_closing(self._stdin)
-            self._stdin.close()
+        self._stdin.close()
 
     def stop_reading(self) -> None:
         """Leave its stdout alone: beyond what is in the pipe it can say nothing more."""
