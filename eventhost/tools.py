@@ -233,9 +233,9 @@ class McpManager:
         unreached = [server for server in near if server not in self._listings]
         if unreached:
             connection = self._pool.connections[unreached[0]]
-            raise ConnectionLost(
-                f"{name}: {unreached[0]} is {connection.status}: {connection.last_error or 'no reason'}"
-            )
+            why = f": {connection.last_error}" if connection.last_error else ""
+            mend = "" if why else "; start it, or enable it in its config"
+            raise ConnectionLost(f"{name}: {unreached[0]} is {connection.status}{why}{mend}")
         known = sorted(tool.name for tool in await self.get_tools())
         raise NotFound(f"no tool is called {name!r}; there are: {', '.join(known) or 'none'}")
 

@@ -271,7 +271,7 @@ async def test_a_client_that_does_not_start_by_itself_is_started_by_its_first_us
     assert text_of(await host.tools.execute_tool("lazy__add", {"title": "x"})) == "1"
     assert "off__add" not in await names(host)
     assert host.pool.connections["off"].status is STOPPED
-    with pytest.raises(ConnectionLost, match="off__add: off is stopped: no reason"):
+    with pytest.raises(ConnectionLost, match="off__add: off is stopped; start it, or enable it"):
         await host.tools.execute_tool("off__add")
 
 
