@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from untested import untested
 
 # How fast a machine is that does much else says nothing about the code; what CI sets by itself stays.
 settings.register_profile(
@@ -48,9 +48,6 @@ def needs() -> Callable[[str], str]:
     def find(program: str) -> str:
         if path := shutil.which(program):
             return path
-        reason = f"{program} is not on the PATH: install it to have this tested"
-        if os.environ.get("EVENTHOST_TEST_STRICT") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        return untested(f"{program} is not on the PATH: install it to have this tested")
 
     return find

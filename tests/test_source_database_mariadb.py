@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 from hosting import until
 from servers.mariadb import MariaDb, mariadb
-from shop import Shop, rows
+from shop import Shop, aside, rows, told_through_stops
 from source_process import Event
 
 pytestmark = pytest.mark.anyio
-
-aside = anyio.to_thread.run_sync
 
 
 @pytest.fixture(scope="module")
@@ -110,21 +107,8 @@ async def test_a_table_that_is_altered_meanwhile_is_told_as_it_is_from_then_on(s
 @POSITIONS
 async def test_nothing_is_lost_or_told_out_of_order_when_the_server_stops_and_starts(shop: Shop, position: str) -> None:
     insert = "INSERT INTO orders SELECT seq, 'x' FROM seq_{}_to_{}"
-    async with shop.source(position=position) as source:
-        await source.logged("connected")
-        shop.sql(insert.format(1, 700))
-        await source.count(100)
-        await aside(shop.server.stop)
-        await source.logged("trying again")
-        await aside(shop.server.start)
-        shop.sql(insert.format(701, 900))
-        await source.until(lambda: source.events[-1]["payload"]["new"]["id"] == 900)
-        await aside(shop.server.kill)
-        await aside(shop.server.start)
-        shop.sql(insert.format(901, 1000))
-        await source.until(lambda: source.events[-1]["payload"]["new"]["id"] == 1000)
-    told = {event["id"]: event for event in source.events}
-    assert [event["payload"]["new"]["id"] for event in told.values()] == list(range(1, 1001))
+    told = await told_through_stops(shop, insert, position=position)
+    assert [event["payload"]["new"]["id"] for event in told] == list(range(1, 1001))
 
 
 @POSITIONS

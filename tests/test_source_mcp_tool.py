@@ -30,7 +30,7 @@ from eventhost.kit.upstream import Unavailable
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "eventsources" / "mcp-tool"
-TODO_FOLDER = ROOT / "mcpservers" / "todo"
+LIST_SERVER = ROOT / "mcpservers" / "todo"
 NEVER = "24h"
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +88,7 @@ def alive(pid: int) -> bool:
 
 async def test_the_todo_list_of_this_repository_is_told_as_its_entries_come_change_and_go(tmp_path: Path) -> None:
     server = {
-        "command": ["python", str(TODO_FOLDER / "server.py")],
+        "command": ["python", str(LIST_SERVER / "server.py")],
         "environment": {"EVENTHOST_STATE_DIR": str(tmp_path)},
     }
     config = {
@@ -525,7 +525,7 @@ async def test_the_tools_of_a_host_are_watched_through_the_host_itself(tmp_path:
     }
     tool = {"tool": "todo__list", "key": "id", "every": "1s"}
     config = {"name": "mcp-tool", "tools": [{**tool, "name": name, "server": at} for name, at in through.items()]}
-    clients = {"todo": {"command": ["python", str(TODO_FOLDER / "server.py")]}}
+    clients = {"todo": {"command": ["python", str(LIST_SERVER / "server.py")]}}
     http = {"port": host.port, "rateLimit": {"requestsPerMinute": 100_000, "burstSize": 10_000}}
     environment = {"id": "test", "mcp": {"clients": clients, "eventSources": {"sources": {}}}, "http": http}
     shutil.copytree(SOURCE, root / "eventsources" / "mcp-tool", ignore=shutil.ignore_patterns("__pycache__", ".*"))
